@@ -180,11 +180,6 @@ impl Units for Processes {
                 return Err(UnitsError::Ending);
             }
             let snapshot = self.snapshots.borrow().clone();
-            let mut warnings = Vec::new();
-            if snapshot.units.is_empty() {
-                warnings
-                    .push("no process is configured, so a drain stops nothing; add [[process]]".to_owned());
-            }
             let target_state = match (snapshot.up, snapshot.at_rest) {
                 (true, _) => "active",
                 (false, true) => "inactive",
@@ -193,7 +188,6 @@ impl Units for Processes {
             Ok(Survey {
                 target_state: target_state.to_owned(),
                 units: snapshot.units,
-                warnings,
             })
         })
     }
