@@ -3,8 +3,8 @@
 //! **Promise.** Everything together ends by the deadline, and a timeout names what was waited for. At most one
 //! answer's length of memory ([`ANSWER_MAX_BYTES`]) is used for what the guardian sends, however much it sends.
 //!
-//! The second version of the wire comes between [`connect`] and [`Line::authenticate`]: both are called in
-//! [`dial`] and nowhere else.
+//! The second version of the wire comes between [`dial`], which opens a line, and [`Line::authenticate`], which is
+//! the first to speak on it: only [`converse`] calls them.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -15,7 +15,7 @@ use futures_util::{SinkExt, StreamExt};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_tungstenite::tungstenite::error::{CapacityError, ProtocolError};
-use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error as WsError, Message, Utf8Bytes};
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
@@ -23,7 +23,7 @@ use super::fault::{Fault, Phase};
 use super::heard::{Heard, line, understand};
 use super::hosts::Target;
 use crate::protocol::limits::{ANSWER_MAX_BYTES, READ_BUFFER_BYTES};
-use crate::protocol::{Action, PresharedKey, Request, Response};
+use crate::protocol::{Action, CLOSE_NORMAL, PresharedKey, Request, Response};
 
 /// Most addresses of one name that are tried.
 const MAX_ADDRESSES: usize = 8;
@@ -73,7 +73,7 @@ pub(super) struct Attempt {
     pub(super) address: Option<SocketAddr>,
     /// The guardian's answer, or why there is none.
     pub(super) result: Result<Box<Response>, Fault>,
-    /// The connection after an answer: our goodbye is said, the guardian's may be waited for.
+    /// The connection, if there was one: our goodbye is said, the guardian's may be waited for.
     pub(super) line: Option<Line>,
 }
 
@@ -84,7 +84,7 @@ pub(super) async fn converse(words: &Words, target: &Target) -> Attempt {
         timeout: words.timeout,
     };
     let mut address = None;
-    let mut line = match dial(words, target, &clock, &mut address).await {
+    let mut line = match dial(target, &clock, &mut address).await {
         Ok(line) => line,
         Err(fault) => {
             return Attempt {
@@ -94,15 +94,15 @@ pub(super) async fn converse(words: &Words, target: &Target) -> Attempt {
             };
         }
     };
-    let result = line.command(words, &clock).await;
-    if result.is_ok() {
-        // One write into an empty socket buffer. What goes wrong from here on has no consequence.
-        let _ = timeout_at(clock.deadline, line.socket.close(None)).await;
-    }
+    let result = match line.authenticate(words, &clock).await {
+        Ok(()) => line.command(words, &clock).await,
+        Err(fault) => Err(fault),
+    };
+    line.say_goodbye(&clock).await;
     Attempt {
         address,
-        line: result.is_ok().then_some(line),
         result,
+        line: Some(line),
     }
 }
 
@@ -123,20 +123,13 @@ impl Clock {
     }
 }
 
-/// Looks up, connects, shakes hands, authenticates: an open line.
-async fn dial(
-    words: &Words,
-    target: &Target,
-    clock: &Clock,
-    address: &mut Option<SocketAddr>,
-) -> Result<Line, Fault> {
+/// Looks up, connects, shakes hands: an open line.
+async fn dial(target: &Target, clock: &Clock, address: &mut Option<SocketAddr>) -> Result<Line, Fault> {
     let addresses = look_up(target, clock).await?;
     *address = addresses.first().copied();
     let (stream, connected) = clock.within(Phase::Connecting, connect(&addresses)).await??;
     *address = Some(connected);
-    let mut line = Line::open(stream, target, connected, clock).await?;
-    line.authenticate(words, clock).await?;
-    Ok(line)
+    Line::open(stream, target, connected, clock).await
 }
 
 async fn look_up(target: &Target, clock: &Clock) -> Result<Vec<SocketAddr>, Fault> {
@@ -313,6 +306,17 @@ impl Line {
                 Some(other) => return other,
             }
         }
+    }
+
+    /// One write into a socket buffer that is empty or gone; what goes wrong with it has no consequence. The code
+    /// is 1000, because libraries take a close frame without one for an error and log it.
+    async fn say_goodbye(&mut self, clock: &Clock) {
+        let frame = CloseFrame {
+            code: CLOSE_NORMAL.into(),
+            reason: Utf8Bytes::from_static(""),
+        };
+        // Past the deadline this still tries once.
+        let _ = timeout_at(clock.deadline, self.socket.close(Some(frame))).await;
     }
 
     /// Waits for the guardian's goodbye, for at most `patience`, so that it sees a clean end.

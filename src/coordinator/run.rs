@@ -1,14 +1,14 @@
 //! All hosts: at most so many at once, tried again as planned, each with a result.
 //!
 //! **Promise.** [`run`] returns a report for every target, in the order of the plan, also when it is stopped.
-//! At most `max_parallel` conversations are open, and as many more that have their answer and say goodbye.
+//! At most `max_parallel` conversations are open, and as many more that are over and say goodbye.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::dial::{Attempt, Words, converse};
@@ -18,8 +18,11 @@ use super::report::{HostReport, REPORT_VERSION, Report, Summary};
 use super::schedule::{Next, Schedule, retry_at};
 use crate::protocol::{Action, PresharedKey};
 
-/// How long a guardian may take to say goodbye. Nobody waits for it.
+/// How long a guardian may take to say goodbye, while other hosts are talked to.
 const GOODBYE: Duration = Duration::from_secs(1);
+/// How long the end of a run waits for goodbyes: a round trip. A socket that is closed before takes the guardian's
+/// last words for an error, and so may the guardian take ours.
+const LAST_GOODBYE: Duration = Duration::from_millis(50);
 
 /// What to do with whom.
 #[derive(Clone, Debug)]
@@ -166,10 +169,15 @@ pub async fn run(plan: &Plan, observer: &mut dyn Observer, stop: &CancellationTo
         observer.finished(&report);
         slot.report = Some(report);
     };
-    // Our goodbyes are said; nobody waits for those of the guardians that are still to come.
-    talking.abort_all();
-
     let now = Instant::now();
+    talking.abort_all();
+    if !interrupted {
+        let _ = timeout(LAST_GOODBYE, async {
+            while leaving.join_next().await.is_some() {}
+        })
+        .await;
+    }
+
     let missing = if interrupted {
         Fault::Interrupted
     } else {
