@@ -8,11 +8,16 @@
 //!
 //! States carry systemd's words, results those of `Result=` in systemd.service(5).
 
+mod words;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use nix::libc::{SIGCONT, SIGKILL, SIGTERM};
 use tokio::time::Instant;
+
+pub(super) use words::{Effect, Ending, Event, Snapshot, Stray};
+pub use words::{Policy, Restart};
 
 use crate::protocol::UnitReport;
 
@@ -29,91 +34,6 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// A process that ran for so long starts again with [`FIRST_PAUSE`].
 const GOOD_RUN: Duration = Duration::from_secs(60);
-
-/// When a process that ended on its own is started again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Restart {
-    /// When it failed.
-    OnFailure,
-    /// Always.
-    Always,
-    /// Only by the next undrain.
-    Never,
-}
-
-/// How one process is stopped and restarted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Policy {
-    /// The signal that asks it to stop. To die of it counts as success.
-    pub stop_signal: i32,
-    /// The time after which it is killed.
-    pub stop_timeout: Duration,
-    /// When it is started again.
-    pub restart: Restart,
-}
-
-/// How a leader ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ending {
-    Exited(i32),
-    Killed { signal: i32, dumped: bool },
-}
-
-/// A child of ours that belongs to no group that we started: it left with setsid(2) or setpgid(2), its parent
-/// ended, and the kernel gave it to us.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Stray {
-    pub(super) pid: i32,
-    pub(super) name: String,
-}
-
-#[derive(Clone, Debug)]
-pub(super) enum Event {
-    Drain,
-    Undrain,
-    Spawned {
-        index: usize,
-        group: i32,
-    },
-    SpawnFailed {
-        index: usize,
-        why: String,
-    },
-    /// `alone`: nothing else of its group is left.
-    LeaderEnded {
-        index: usize,
-        ending: Ending,
-        alone: bool,
-    },
-    GroupEmpty {
-        index: usize,
-    },
-    /// All strays that there are now.
-    Strays(Vec<Stray>),
-    Tick,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Effect {
-    /// Answered by `Spawned` or `SpawnFailed`.
-    Spawn {
-        index: usize,
-    },
-    Signal {
-        group: i32,
-        signal: i32,
-    },
-    /// Nothing of the group is left; its number may be given to others.
-    Forget {
-        group: i32,
-    },
-    /// Answered by `Strays`.
-    LookForStrays,
-    SignalStray {
-        pid: i32,
-        signal: i32,
-    },
-}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum State {
@@ -170,20 +90,6 @@ pub(super) struct Core {
     /// A look for strays found none since the groups came to rest.
     clean: bool,
     look_at: Option<Instant>,
-}
-
-/// What is published after each step.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Snapshot {
-    pub(super) epoch: u64,
-    pub(super) up: bool,
-    pub(super) at_rest: bool,
-    /// The processes in the order of the file, then strays.
-    pub(super) units: Vec<UnitReport>,
-    /// What an undrain still waits for: name and state.
-    pub(super) pending: Vec<(String, String)>,
-    /// What did not come up: name and reason.
-    pub(super) failed: Vec<(String, String)>,
 }
 
 impl Core {
@@ -359,7 +265,8 @@ impl Core {
         }
         let longest = self.processes.iter().map(|p| p.policy.stop_timeout).max();
         let patience = self.began + longest.unwrap_or_default();
-        self.clean = found.is_empty();
+        // A look that was made while groups still stopped says nothing of what they leave behind.
+        self.clean = found.is_empty() && self.groups_rest();
         self.strays
             .retain(|pid, _| found.iter().any(|stray| stray.pid == *pid));
         for Stray { pid, name } in found {

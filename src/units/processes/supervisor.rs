@@ -114,6 +114,7 @@ impl Supervisor {
         for which in self.reapable() {
             ended.extend(std::iter::from_fn(|| spawn::reap(which)));
         }
+        let strays_ended = ended.iter().any(|(pid, _)| self.strays.contains(pid));
         for (pid, ending) in ended {
             if self.keeper.as_ref().is_some_and(|keeper| keeper.pid() == pid) {
                 self.replace_keeper();
@@ -128,6 +129,10 @@ impl Supervisor {
             if leader_ended && spawn::group_is_empty(group) {
                 self.feed(Event::GroupEmpty { index });
             }
+        }
+        if strays_ended {
+            let left = self.look_for_strays();
+            self.feed(Event::Strays(left));
         }
         self.feed(Event::Tick);
     }
