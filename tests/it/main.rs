@@ -1,0 +1,4 @@
+//! The real binaries, driven from outside.
+
+mod databases;
+mod wait;
