@@ -6,4 +6,5 @@
 
 mod coordinator;
 mod databases;
+mod demo;
 mod wait;

@@ -224,11 +224,16 @@ fn a_standby_is_refused_where_a_primary_is_required() {
     drop(standby);
 
     cluster.standby();
-    let cold = cluster.start(
-        &["hot_standby=off"],
-        &["consistent recovery state reached", "entering standby mode"],
-    );
-    not_ready(&["--postgres", &cold.address()], "the database system is ");
+    let cold = cluster.start(&["hot_standby=off"], &["entering standby mode"]);
+    let waiter = wait(&[
+        "--postgres",
+        &cold.address(),
+        "--interval",
+        "50ms",
+        "--attempts",
+        "1200",
+    ]);
+    waiter.wait_for(&["Hot standby mode is disabled"]).unwrap();
 }
 
 #[test]
