@@ -5,6 +5,7 @@ use std::process::{Command, ExitStatus};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use tokio::time::timeout;
 
 use crate::units::processes::keeper::Keeper;
@@ -31,16 +32,27 @@ impl Shelter {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).pid()
     }
 
-    /// Starts a process whose group the keeper knows.
-    pub(super) fn start(&self, mut command: Command) -> io::Result<Process> {
-        in_own_group(&mut command);
-        let mut command = tokio::process::Command::from(command);
-        // For one that is not handed on, because the story was interrupted.
-        command.kill_on_drop(true);
-        let child = command.spawn()?;
+    /// Starts a process whose group the keeper knows. What happens to it when the demo is killed is `fate`'s business.
+    ///
+    /// It is not killed when it is dropped: a story that is interrupted leaves it to the keeper.
+    pub(super) fn start(&self, mut command: Command, fate: Fate) -> io::Result<Process> {
+        in_own_group(
+            &mut command,
+            match fate {
+                Fate::Killed => Some(Signal::SIGKILL),
+                Fate::Asked(signal) => Some(signal),
+                Fate::Finishes => None,
+            },
+        );
+        let child = tokio::process::Command::from(command).spawn()?;
         let group = child.id().and_then(|id| i32::try_from(id).ok());
         let group = group.ok_or_else(|| io::Error::other("the process has no number"))?;
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).add(group)?;
+        let mut keeper = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match fate {
+            Fate::Killed => keeper.add(group)?,
+            Fate::Asked(signal) => keeper.add_in_order(group, signal as i32)?,
+            Fate::Finishes => keeper.add_in_order(group, 0)?,
+        }
         Ok(Process { child, group })
     }
 
@@ -65,6 +77,16 @@ impl Shelter {
         signal_group(process.group, signal)?;
         self.wait(process, time).await
     }
+}
+
+/// What becomes of a process when the demo ends without stopping it.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Fate {
+    Killed,
+    /// It ends by this signal, and cleans up after itself.
+    Asked(Signal),
+    /// It ends by itself soon.
+    Finishes,
 }
 
 /// A process that runs, as far as we know.

@@ -13,10 +13,11 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use nix::libc::{SIGINT, SIGKILL, SIGTERM};
+use nix::sys::signal::Signal;
 use nix::unistd::{Uid, User};
 
 use super::app::{POSTGRES_DATABASE, POSTGRES_USER};
-use super::children::{Process, Shelter};
+use super::children::{Fate, Process, Shelter};
 use crate::cli::{Failure, HostPort};
 use crate::probe::{Kind, PostgresLogin, Probe};
 
@@ -41,6 +42,8 @@ pub(super) struct Database {
     user: Option<User>,
     port: u16,
     process: Option<Process>,
+    /// It was killed, and may have left a shared memory segment.
+    segment: bool,
 }
 
 impl Database {
@@ -59,6 +62,7 @@ impl Database {
             user: None,
             port: free_port()?,
             process: None,
+            segment: false,
         };
         fs::create_dir(&database.folder).map_err(|error| fault("make a folder for", kind, &error))?;
         let found = match kind {
@@ -106,7 +110,9 @@ impl Database {
             ])
             .args(["--username", POSTGRES_USER, "--pgdata"])
             .arg(self.folder.join("data"));
-        let made = match shelter.start(self.logged(command).map_err(|e| e.to_string())?) {
+        // Killed in the middle, it would leave a shared memory segment behind.
+        let command = self.logged(command).map_err(|error| error.to_string())?;
+        let made = match shelter.start(command, Fate::Finishes) {
             Ok(process) => shelter.wait(process, INITDB_TIME).await,
             Err(error) => Err(error),
         };
@@ -148,7 +154,7 @@ impl Database {
     /// Starts it. Whether it is up is the probe's business.
     pub(super) fn start(&mut self, shelter: &Shelter) -> Result<(), Failure> {
         let port = self.port.to_string();
-        let mut command = match (&self.program, self.kind) {
+        let command = match (&self.program, self.kind) {
             (Program::Real(server), Kind::Redis) => {
                 let mut command = self.command(server);
                 command.args([
@@ -197,10 +203,14 @@ impl Database {
                 command
             }
         };
-        command.stdin(Stdio::null());
+        let fate = match self.kind {
+            // Its immediate shutdown, which removes its shared memory segment: a kill would not.
+            Kind::Postgres => Fate::Asked(Signal::SIGQUIT),
+            Kind::Redis => Fate::Killed,
+        };
         let process = self
             .logged(command)
-            .and_then(|command| shelter.start(command))
+            .and_then(|command| shelter.start(command, fate))
             .map_err(|error| fault("start", self.kind, &error))?;
         self.process = Some(process);
         Ok(())
@@ -224,23 +234,54 @@ impl Database {
             Kind::Postgres => SIGINT,
             Kind::Redis => SIGTERM,
         };
-        match self.process.take() {
-            Some(process) => match shelter.stop(process, signal, STOP_TIME).await {
-                Ok(_) => Ok(()),
-                Err(error) => Err(fault("stop", self.kind, &error)),
-            },
-            None => Ok(()),
-        }
+        // Left to do when the story was interrupted in the midst of a kill.
+        self.remove_segment(shelter).await;
+        let Some(process) = self.process.take() else {
+            return Ok(());
+        };
+        shelter
+            .stop(process, signal, STOP_TIME)
+            .await
+            .map(drop)
+            .map_err(|error| fault("stop", self.kind, &error))
     }
 
     /// Lets it die: `kill -9`.
     pub(super) async fn kill(&mut self, shelter: &Shelter) -> Result<(), Failure> {
-        match self.process.take() {
-            Some(process) => match shelter.stop(process, SIGKILL, STOP_TIME).await {
-                Ok(_) => Ok(()),
-                Err(error) => Err(fault("kill", self.kind, &error)),
-            },
-            None => Ok(()),
+        let Some(process) = self.process.take() else {
+            return Ok(());
+        };
+        self.segment = true;
+        shelter
+            .stop(process, SIGKILL, STOP_TIME)
+            .await
+            .map_err(|error| fault("kill", self.kind, &error))?;
+        self.remove_segment(shelter).await;
+        Ok(())
+    }
+
+    /// A PostgreSQL that was killed leaves a shared memory segment of 56 bytes, which only its next start removes; the
+    /// story may end before that. Its number is the second one in line 7 of postmaster.pid.
+    async fn remove_segment(&mut self, shelter: &Shelter) {
+        if !std::mem::take(&mut self.segment) {
+            return;
+        }
+        let lines = fs::read_to_string(self.folder.join("data/postmaster.pid")).unwrap_or_default();
+        let number = lines
+            .lines()
+            .nth(6)
+            .and_then(|line| line.split_whitespace().nth(1));
+        if let Some(number) = number.filter(|number| number.bytes().all(|byte| byte.is_ascii_digit())) {
+            let mut command = Command::new("ipcrm");
+            command
+                .args(["-m", number])
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null());
+            // Where there is no ipcrm, 56 bytes may be left; that is no reason to fail.
+            if let Ok(process) = shelter.start(command, Fate::Finishes) {
+                let _ = shelter.wait(process, STOP_TIME).await;
+            }
         }
     }
 

@@ -11,7 +11,7 @@ use tokio::process::ChildStderr;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::children::{Process, Shelter};
+use super::children::{Fate, Process, Shelter};
 use crate::cli::{Failure, HostPort};
 use crate::coordinator::Target;
 
@@ -130,7 +130,9 @@ impl Guardian {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
-        let mut process = shelter.start(command).map_err(|error| fault(error.to_string()))?;
+        let mut process = shelter
+            .start(command, Fate::Killed)
+            .map_err(|error| fault(error.to_string()))?;
         let log = process.child.stderr.take();
         let log = log.ok_or_else(|| fault("it has no standard error".to_owned()))?;
         let mut log = BufReader::new(log).lines();

@@ -5,8 +5,8 @@
 //! is not installed, a stand-in takes its place, and that is said. What is not seen as told is a failure, and the exit
 //! code is 1. However the demo ends, Ctrl-C and `kill -9` included, no process and no folder of it is left.
 //!
-//! **Not guaranteed.** After `kill -9` of a demo whose PostgreSQL is real, a shared memory segment of 56 bytes is left
-//! (`ipcs -m`): only PostgreSQL itself removes it.
+//! **Not guaranteed.** That PostgreSQL's shared memory segment of 56 bytes (`ipcs -m`) is removed when the demo is killed
+//! in the very moment in which it has killed PostgreSQL: only a new start of PostgreSQL could.
 //!
 //! This is a composition, as the binaries are: it puts roles together, and nothing uses it.
 

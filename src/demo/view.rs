@@ -155,7 +155,11 @@ impl Watcher<'_> {
         let outcome = coordinator::run(&plan, &mut (), &CancellationToken::new()).await;
         let hosts = outcome.report.hosts.into_iter();
         hosts
-            .map(|host| (host.result == coordinator::Verdict::Ok).then_some(host.units))
+            .map(|mut host| {
+                // Guardians name what moves first; a table keeps its places.
+                host.units.sort_by(|a, b| a.name.cmp(&b.name));
+                (host.result == coordinator::Verdict::Ok).then_some(host.units)
+            })
             .collect()
     }
 

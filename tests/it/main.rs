@@ -5,3 +5,5 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod coordinator;
+mod demo;
+mod processes;

@@ -38,22 +38,22 @@ pub(super) fn spawn(spec: &ProcessSpec) -> io::Result<i32> {
     if let Some(folder) = &spec.working_directory {
         command.current_dir(folder);
     }
-    in_own_group(&mut command);
+    in_own_group(&mut command, Some(Signal::SIGKILL));
     command.envs(&spec.environment);
     let child = command.spawn()?;
     i32::try_from(child.id()).map_err(io::Error::other)
 }
 
-/// Makes `command` lead a process group of its own, die with the thread that spawns it, and inherit neither a
-/// descriptor but the standard ones nor what a service manager told us.
-pub fn in_own_group(command: &mut Command) {
+/// Makes `command` lead a process group of its own, get `on_our_death` when the thread that spawns it ends, and
+/// inherit neither a descriptor but the standard ones nor what a service manager told us.
+pub fn in_own_group(command: &mut Command, on_our_death: Option<Signal>) {
     command.process_group(0);
     for variable in OURS {
         command.env_remove(variable);
     }
     let parent = Pid::this();
     let prepare = move || {
-        nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+        nix::sys::prctl::set_pdeathsig(on_our_death)?;
         // Too late when the parent died before the line above.
         if Pid::parent() != parent {
             return Err(Errno::ESRCH.into());
