@@ -7,4 +7,5 @@
 mod coordinator;
 mod databases;
 mod demo;
+mod processes;
 mod wait;

@@ -10,7 +10,7 @@
 //! A folder is removed only when it holds the file [`MARKER`], which [`mark`] puts there: a wrong argument must
 //! not cost anybody a home folder.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, BufRead, Write};
 use std::os::fd::AsFd;
@@ -27,8 +27,10 @@ use crate::cli::{Failure, block_on};
 /// The file that says "this folder was made by us, to be removed by the keeper".
 pub const MARKER: &str = ".made-by-io-guardian";
 
-/// Longest line that a keeper reads, in bytes: a sign and a number.
-const LINE_MAX_BYTES: usize = 16;
+/// Longest line that a keeper reads, in bytes: a sign and two numbers.
+const LINE_MAX_BYTES: usize = 32;
+/// The longest that a group which may end in order is waited for.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Arguments of `io-guardian keeper`.
 #[derive(clap::Args, Clone, Debug)]
@@ -38,8 +40,12 @@ pub struct KeeperArgs {
     pub remove: Vec<PathBuf>,
 }
 
-/// Reads `+GROUP` and `-GROUP` from standard input until it ends; then kills the groups that are left, and removes
-/// the folders.
+/// Groups that were registered, each with the signal that asks it to end in order where it may; 0 asks nothing, and
+/// only waits.
+type Groups = BTreeMap<i32, Option<i32>>;
+
+/// Reads `+GROUP`, `+GROUP SIGNAL` and `-GROUP` from standard input until it ends; then ends the groups that are
+/// left, and removes the folders.
 ///
 /// # Errors
 /// When a folder carries no mark, or could not be removed.
@@ -50,7 +56,7 @@ pub fn run(args: KeeperArgs) -> Result<u8, Failure> {
         for folder in &args.remove {
             check_marked(folder)?;
         }
-        let mut groups = BTreeSet::new();
+        let mut groups = Groups::new();
         let mut stdin = io::stdin().lock();
         let mut line = Vec::new();
         // A read that fails is an end too: the owner cannot be heard any more.
@@ -58,25 +64,50 @@ pub fn run(args: KeeperArgs) -> Result<u8, Failure> {
             note(&mut groups, &line);
             line.clear();
         }
-        for &group in &groups {
-            if let Err(error) = spawn::signal_group(group, SIGKILL) {
-                tracing::warn!(group, %error, "cannot kill a process group");
-            }
-        }
+        end_all(&groups).await;
         remove_all(&args.remove).await.map(|()| 0)
     })?
 }
 
-fn note(groups: &mut BTreeSet<i32>, line: &[u8]) {
+fn note(groups: &mut Groups, line: &[u8]) {
     let Ok(line) = std::str::from_utf8(line) else {
         return;
     };
     // Never a group that kill(2) reads as "all that I may": 0 and 1 have a meaning of their own there.
-    let number = |text: &str| text.trim_end().parse::<i32>().ok().filter(|&group| group > 1);
-    if let Some(group) = line.strip_prefix('+').and_then(number) {
-        groups.insert(group);
-    } else if let Some(group) = line.strip_prefix('-').and_then(number) {
+    let number = |text: &str| text.parse::<i32>().ok().filter(|&group| group > 1);
+    let (group, signal) = match line.trim_end().split_once(' ') {
+        Some((group, signal)) => (group, signal.parse().ok()),
+        None => (line.trim_end(), None),
+    };
+    if let Some(group) = group.strip_prefix('+').and_then(number) {
+        groups.insert(group, signal);
+    } else if let Some(group) = group.strip_prefix('-').and_then(number) {
         groups.remove(&group);
+    }
+}
+
+async fn end_all(groups: &Groups) {
+    let send = |group: i32, signal: i32| {
+        if let Err(error) = spawn::signal_group(group, signal) {
+            tracing::warn!(group, signal, %error, "cannot signal a process group");
+        }
+    };
+    for (&group, signal) in groups {
+        match signal {
+            None => send(group, SIGKILL),
+            Some(0) => {}
+            Some(signal) => send(group, *signal),
+        }
+    }
+    let in_order = groups.iter().filter(|(_, signal)| signal.is_some());
+    let in_order: Vec<i32> = in_order.map(|(&group, _)| group).collect();
+    let all_gone = async {
+        while !in_order.iter().all(|&group| spawn::group_is_empty(group)) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    if tokio::time::timeout(PATIENCE, all_gone).await.is_err() {
+        in_order.into_iter().for_each(|group| send(group, SIGKILL));
     }
 }
 
@@ -224,7 +255,16 @@ impl Keeper {
     /// # Errors
     /// When the keeper is gone or does not read.
     pub fn add(&mut self, group: i32) -> io::Result<()> {
-        self.say('+', group)
+        self.say(format!("+{group}\n"))
+    }
+
+    /// Registers a process group that may end in order when we do: it is sent `signal`, or left to what it does when
+    /// that is 0, and killed some seconds later.
+    ///
+    /// # Errors
+    /// When the keeper is gone or does not read.
+    pub fn add_in_order(&mut self, group: i32, signal: i32) -> io::Result<()> {
+        self.say(format!("+{group} {signal}\n"))
     }
 
     /// Forgets a process group of which nothing is left: its number may be given to others.
@@ -232,12 +272,12 @@ impl Keeper {
     /// # Errors
     /// When the keeper is gone or does not read.
     pub fn forget(&mut self, group: i32) -> io::Result<()> {
-        self.say('-', group)
+        self.say(format!("-{group}\n"))
     }
 
-    fn say(&mut self, sign: char, group: i32) -> io::Result<()> {
+    fn say(&mut self, line: String) -> io::Result<()> {
         let pipe = self.child.stdin.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
-        pipe.write_all(format!("{sign}{group}\n").as_bytes())
+        pipe.write_all(line.as_bytes())
     }
 
     /// Tells the keeper that its owner has ended, and waits until it has done its work.
@@ -261,22 +301,12 @@ mod tests {
 
     #[test]
     fn only_real_groups_are_noted() {
-        let mut groups = BTreeSet::new();
-        for line in [
-            "+12\n",
-            "+13\n",
-            "-12\n",
-            "+0\n",
-            "+1\n",
-            "+-5\n",
-            "+x\n",
-            "14\n",
-            "+99999999999\n",
-            "",
-        ] {
-            note(&mut groups, line.as_bytes());
-        }
-        assert_eq!(groups, BTreeSet::from([13]));
+        let mut groups = Groups::new();
+        let lines = "+12\n+13\n-12\n+0\n+1\n+-5\n+x\n14\n+99999999999\n\n+15 3\n+16 0\n";
+        lines
+            .split_inclusive('\n')
+            .for_each(|line| note(&mut groups, line.as_bytes()));
+        assert_eq!(groups, Groups::from([(13, None), (15, Some(3)), (16, Some(0))]));
     }
 
     #[tokio::test]

@@ -28,7 +28,7 @@ use tokio::time::{Instant, timeout_at};
 
 pub use config::{ProcessSpec, RawProcess, validate};
 pub use core::{KILL_GRACE, Policy, Restart};
-pub use spawn::in_own_group;
+pub use spawn::{adopt_orphans, children_left, in_own_group, signal_group};
 
 use self::core::Snapshot;
 use self::supervisor::{Options, Order, Supervisor};

@@ -35,25 +35,25 @@ pub(super) fn spawn(spec: &ProcessSpec) -> io::Result<i32> {
         command.arg0(name);
     }
     command.args(spec.command.iter().skip(1)).stdin(Stdio::null());
-    for variable in OURS {
-        command.env_remove(variable);
-    }
-    command.envs(&spec.environment);
     if let Some(folder) = &spec.working_directory {
         command.current_dir(folder);
     }
-    in_own_group(&mut command);
+    in_own_group(&mut command, Some(Signal::SIGKILL));
+    command.envs(&spec.environment);
     let child = command.spawn()?;
     i32::try_from(child.id()).map_err(io::Error::other)
 }
 
-/// Makes `command` lead a process group of its own, die with the thread that spawns it, and inherit no
-/// descriptor but the standard ones.
-pub fn in_own_group(command: &mut Command) {
+/// Makes `command` lead a process group of its own, get `on_our_death` when the thread that spawns it ends, and
+/// inherit neither a descriptor but the standard ones nor what a service manager told us.
+pub fn in_own_group(command: &mut Command, on_our_death: Option<Signal>) {
     command.process_group(0);
+    for variable in OURS {
+        command.env_remove(variable);
+    }
     let parent = Pid::this();
     let prepare = move || {
-        nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+        nix::sys::prctl::set_pdeathsig(on_our_death)?;
         // Too late when the parent died before the line above.
         if Pid::parent() != parent {
             return Err(Errno::ESRCH.into());
@@ -100,7 +100,10 @@ fn close_on_exec() {
 }
 
 /// Sends `signal` to a whole group. A group that is gone is no error.
-pub(super) fn signal_group(group: i32, signal: i32) -> nix::Result<()> {
+///
+/// # Errors
+/// When the kernel refuses, or there is no such signal.
+pub fn signal_group(group: i32, signal: i32) -> nix::Result<()> {
     let signal = Signal::try_from(signal)?;
     ignore_gone(killpg(Pid::from_raw(group), signal))
 }
@@ -179,6 +182,20 @@ pub(super) fn strays(groups: &BTreeSet<i32>, except: &BTreeSet<i32>) -> Vec<Stra
 pub(super) fn environment_holds(pid: i32, text: &str) -> bool {
     std::fs::read(format!("/proc/{pid}/environ"))
         .is_ok_and(|environment| String::from_utf8_lossy(&environment).contains(text))
+}
+
+/// Has the kernel give us the orphans among our descendants: whatever ends, nothing below us gets out of sight.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn adopt_orphans() -> io::Result<()> {
+    Ok(nix::sys::prctl::set_child_subreaper(true)?)
+}
+
+/// Reaps all children that have ended; whether one other than `except` still runs.
+pub fn children_left(except: i32) -> bool {
+    while reap(-1).is_some() {}
+    !strays(&BTreeSet::new(), &BTreeSet::from([except])).is_empty()
 }
 
 struct Process {

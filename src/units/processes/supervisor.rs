@@ -46,7 +46,7 @@ impl Supervisor {
         options: Options,
         orders: mpsc::Receiver<Order>,
     ) -> io::Result<(Self, watch::Receiver<Snapshot>)> {
-        nix::sys::prctl::set_child_subreaper(true)?;
+        spawn::adopt_orphans()?;
         let children = signal(SignalKind::child())?;
         let keeper = match options.only {
             None => Some(Keeper::start(&[])?),
