@@ -22,7 +22,7 @@ fmt:
 # Scenarios on a throw-away host with a real systemd; `just systemd -k superseded` for some
 systemd *ARGS:
     cargo build --locked --bins
-    /usr/bin/python3 checks/systemd/scenarios.py {{ ARGS }}
+    /usr/bin/python3 checks/systemd/run_scenarios.py {{ ARGS }}
 
 # A shell in a throw-away host with a real systemd
 shell:
