@@ -119,9 +119,11 @@ class Result(unittest.TestResult):
         self._bad = True
         self._line("FAIL", test)
         print("     " + f"{test.id()}\n{trace}".rstrip().replace("\n", "\n     "), flush=True)
-        evidence = getattr(test, "evidence", None)
-        if evidence:
-            print("     " + evidence().rstrip().replace("\n", "\n     "), flush=True)
+        try:
+            evidence = test.evidence()  # type: ignore[attr-defined]
+        except Exception as error:  # noqa: BLE001 # What failed already may have left nothing to look at.
+            evidence = f"no more evidence: {error!r}"
+        print("     " + evidence.rstrip().replace("\n", "\n     "), flush=True)
 
     def addSuccess(self, test: unittest.TestCase) -> None:
         self.passed += 1
