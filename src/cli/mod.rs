@@ -23,6 +23,10 @@ pub const EXIT_USAGE: u8 = 64;
 /// so that a bad configuration does not become a restart storm.
 pub const EXIT_CONFIG: u8 = 78;
 
+/// The exit codes, for the end of each binary's help.
+pub const EXIT_CODES_HELP: &str =
+    "Exit codes: 0 done; 1 failed at run time; 64 wrong command line; 78 wrong configuration.";
+
 /// Why a command ends without success: an exit code, and a line for each thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {

@@ -20,7 +20,7 @@ pub enum PageCommand {
 }
 
 /// Prints what `page` asks for, for the binary whose arguments are `P`.
-pub fn print_page<P: CommandFactory>(page: &PageCommand) -> Result<(), Failure> {
+pub fn print_page<P: CommandFactory>(page: &PageCommand) -> Result<u8, Failure> {
     let mut command = P::command();
     let mut out = Vec::new();
     match page {
@@ -31,7 +31,7 @@ pub fn print_page<P: CommandFactory>(page: &PageCommand) -> Result<(), Failure> 
         PageCommand::Man => man(command, &mut out)
             .map_err(|error| Failure::failed(format!("cannot write the man page: {error}")))?,
     }
-    print(&String::from_utf8_lossy(&out))
+    print(&String::from_utf8_lossy(&out)).map(|()| 0)
 }
 
 /// One page for the binary, with the options of each subcommand: one `man io-guardian` answers everything.

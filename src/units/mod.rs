@@ -7,8 +7,6 @@
 //! Two implementations: systemd over D-Bus, for hosts; and child processes, for containers and machines
 //! without systemd.
 
-#[cfg(test)]
-pub mod fake;
 pub mod processes;
 mod settled;
 pub mod systemd;
@@ -58,8 +56,6 @@ pub struct Survey {
     pub target_state: String,
     /// The dependents, by name.
     pub units: Vec<UnitReport>,
-    /// What an administrator should know although nothing is wrong yet; a sentence each, with the remedy.
-    pub warnings: Vec<String>,
 }
 
 /// Why units could not be controlled. `Display` names the unit and the remedy.

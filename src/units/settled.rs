@@ -19,7 +19,7 @@ pub struct Settled {
 const SEE: &str = "see `systemctl status` and `journalctl -u` of them";
 
 impl Settled {
-    /// A drain is over: each unit of `units` is stopped or, past the deadline, still moves. `left` names units of
+    /// A drain is over (a unit that has an `elapsed_ms` came to rest in it): each unit of `units` is stopped or, past the deadline, still moves. `left` names units of
     /// which processes run although they are stopped, with how many.
     pub fn drained(target: &str, units: Vec<UnitReport>, left: &[(String, usize)], took: Duration) -> Self {
         let (stopped, moving): (Vec<_>, Vec<_>) = units.iter().partition(|u| u.is_stopped());

@@ -1,0 +1,430 @@
+//! What `io-guardian serve` is told: flags over environment over file over defaults, and every mistake of a file
+//! at once, with its line.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::ValueEnum;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use toml::Spanned;
+
+use crate::cli::{ConfigDuration, Failure, parse_duration};
+use crate::protocol::{DEFAULT_PORT, KeyError, PresharedKey};
+use crate::units::processes::{ProcessSpec, RawProcess, validate};
+
+/// Longest configuration file that is read, in bytes.
+const FILE_MAX_BYTES: u64 = 1 << 20;
+
+/// Arguments of `io-guardian serve`.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub struct ServeArgs {
+    /// Address to listen on, IPv4 or IPv6 [default: 0.0.0.0]
+    #[arg(long, env = "GUARDIAN_HOST", value_name = "ADDRESS")]
+    pub host: Option<String>,
+    /// Port to listen on; 0 takes a free one [default: 9876]
+    #[arg(long, env = "GUARDIAN_PORT")]
+    pub port: Option<u16>,
+    /// File with the pre-shared key, at least 32 characters
+    #[arg(long, env = "GUARDIAN_PSK_FILE", value_name = "FILE")]
+    pub psk_file: Option<PathBuf>,
+    /// The target that everything depends on [default: io-databases.target]
+    #[arg(long, value_name = "UNIT")]
+    pub target: Option<String>,
+    /// What the dependents are [default: systemd]
+    #[arg(long, value_enum, value_name = "KIND")]
+    pub units: Option<UnitsKind>,
+    /// How long a drain or undrain may take before it is answered with an error that names what still moves
+    /// [default: 45s]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub command_timeout: Option<Duration>,
+    /// Folder for what must outlive a restart: the highest generation seen. Without one it is forgotten
+    #[arg(long, env = "STATE_DIRECTORY", value_name = "FOLDER")]
+    pub state_dir: Option<PathBuf>,
+    /// Configuration file (TOML) with the same settings, and the processes of `--units processes`
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Check the configuration, say what is wrong with it, and end. A key file that is not there yet is no mistake
+    #[arg(long)]
+    pub check_config: bool,
+}
+
+/// What the dependents are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UnitsKind {
+    /// Units of systemd, controlled over D-Bus
+    Systemd,
+    /// Child processes of the guardian, listed in the configuration file
+    Processes,
+}
+
+/// The dependents, as configured.
+#[derive(Clone, Debug)]
+pub enum UnitsConfig {
+    /// Units of systemd that hang on the target.
+    Systemd,
+    /// Child processes.
+    Processes(Vec<ProcessSpec>),
+}
+
+/// A configuration without mistakes.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The address to listen on.
+    pub host: String,
+    /// The port; 0 takes a free one.
+    pub port: u16,
+    /// The key. Absent only when a configuration is checked on a machine that does not have the file.
+    pub key: Option<PresharedKey>,
+    /// Where it came from.
+    pub psk_file: PathBuf,
+    /// The target.
+    pub target: String,
+    /// The dependents.
+    pub units: UnitsConfig,
+    /// How long a command may take.
+    pub command_timeout: Duration,
+    /// Where the generation is remembered.
+    pub state_dir: Option<PathBuf>,
+}
+
+/// The file, each setting still optional.
+#[derive(Debug, Default)]
+struct File {
+    host: Option<String>,
+    port: Option<u16>,
+    psk_file: Option<PathBuf>,
+    target: Option<String>,
+    units: Option<UnitsKind>,
+    command_timeout: Option<ConfigDuration>,
+    state_dir: Option<PathBuf>,
+    process: Vec<RawProcess>,
+}
+
+const KEYS: &str = "host, port, psk-file, target, units, command-timeout, state-dir, process";
+
+impl Config {
+    /// Reads the configuration file and the key, and checks all of it.
+    ///
+    /// # Errors
+    /// Exit code 64 for a missing or wrong flag, 78 for everything that a file holds; all mistakes of a file.
+    pub fn read(args: &ServeArgs) -> Result<Self, Failure> {
+        let mut mistakes = Vec::new();
+        let file = match &args.config {
+            Some(path) => read_file(path, &mut mistakes)?,
+            None => File::default(),
+        };
+        let place = args
+            .config
+            .as_deref()
+            .map(|p| format!("{}: ", p.display()))
+            .unwrap_or_default();
+
+        let host = args
+            .host
+            .clone()
+            .or(file.host)
+            .unwrap_or_else(|| "0.0.0.0".to_owned());
+        let host = host
+            .trim()
+            .trim_start_matches('[')
+            .trim_end_matches(']')
+            .to_owned();
+        if host.is_empty() || host.contains(char::is_whitespace) {
+            mistakes.push(format!(
+                "host: {host:?} is no address to listen on; write for example 0.0.0.0, :: or 127.0.0.1"
+            ));
+        }
+        let target = args
+            .target
+            .clone()
+            .or(file.target)
+            .unwrap_or_else(|| "io-databases.target".to_owned());
+        let command_timeout = args
+            .command_timeout
+            .or(file.command_timeout.map(|d| d.0))
+            .unwrap_or(Duration::from_secs(45));
+        let kind = args.units.or(file.units).unwrap_or(UnitsKind::Systemd);
+        if kind == UnitsKind::Systemd && !is_unit_name(&target) {
+            mistakes.push(format!(
+                "target: {target:?} is no unit name; write it with its suffix, for example io-databases.target"
+            ));
+        }
+        let units = match kind {
+            UnitsKind::Systemd => {
+                if !file.process.is_empty() {
+                    mistakes.push(format!(
+                        "{place}process: there are processes, but units is systemd, which never starts them; \
+                         set units = \"processes\", or remove them"
+                    ));
+                }
+                UnitsConfig::Systemd
+            }
+            UnitsKind::Processes => match validate(file.process, command_timeout) {
+                Ok(specs) => UnitsConfig::Processes(specs),
+                Err(found) => {
+                    mistakes.extend(found.into_iter().map(|m| format!("{place}{m}")));
+                    UnitsConfig::Processes(Vec::new())
+                }
+            },
+        };
+        let state_dir = args.state_dir.clone().or(file.state_dir);
+        let Some(psk_file) = args.psk_file.clone().or(file.psk_file) else {
+            if mistakes.is_empty() {
+                return Err(Failure::usage(
+                    "no key: name its file with --psk-file, GUARDIAN_PSK_FILE, or psk-file in the configuration file; \
+                     make a key with `openssl rand -base64 32`",
+                ));
+            }
+            mistakes.push(format!(
+                "{place}psk-file is missing; name the file with the pre-shared key"
+            ));
+            return Err(Failure::configs(mistakes));
+        };
+        let key = match PresharedKey::read(&psk_file) {
+            Ok(key) => Some(key),
+            Err(KeyError::Read { source, .. })
+                if args.check_config && source.kind() == std::io::ErrorKind::NotFound =>
+            {
+                None
+            }
+            Err(error) => {
+                mistakes.push(error.to_string());
+                None
+            }
+        };
+        if mistakes.is_empty() {
+            Ok(Self {
+                host,
+                port: args.port.or(file.port).unwrap_or(DEFAULT_PORT),
+                key,
+                psk_file,
+                target,
+                units,
+                command_timeout,
+                state_dir,
+            })
+        } else {
+            Err(Failure::configs(mistakes))
+        }
+    }
+}
+
+/// systemd.unit(5): letters, digits, and `:-_.\@`, a dot and a known suffix, at most 255 bytes.
+fn is_unit_name(name: &str) -> bool {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || ":-_.\\@".contains(c);
+    let known = [
+        "target", "service", "socket", "timer", "path", "slice", "scope", "mount",
+    ];
+    name.len() <= 255
+        && name.chars().all(allowed)
+        && name
+            .rsplit_once('.')
+            .is_some_and(|(stem, suffix)| !stem.is_empty() && known.contains(&suffix))
+}
+
+fn read_file(path: &Path, mistakes: &mut Vec<String>) -> Result<File, Failure> {
+    let fault = |why: String| {
+        Failure::config(format!(
+            "cannot read the configuration file {}: {why}",
+            path.display()
+        ))
+    };
+    let size = std::fs::metadata(path)
+        .map_err(|error| fault(error.to_string()))?
+        .len();
+    if size > FILE_MAX_BYTES {
+        return Err(fault(format!(
+            "it has {size} bytes, more than {FILE_MAX_BYTES}: is it the right file?"
+        )));
+    }
+    let text = std::fs::read_to_string(path).map_err(|error| fault(error.to_string()))?;
+    parse_file(&text, &path.display().to_string(), mistakes)
+}
+
+/// Reads every setting by itself, so that one mistake does not hide the next.
+fn parse_file(text: &str, path: &str, mistakes: &mut Vec<String>) -> Result<File, Failure> {
+    type Table = std::collections::BTreeMap<Spanned<String>, Spanned<toml::Value>>;
+    let table: Table = toml::from_str(text)
+        .map_err(|error| Failure::config(format!("{path}: {}", one_line(&error.to_string()))))?;
+    let mut file = File::default();
+    let mut settings: Vec<_> = table.into_iter().collect();
+    settings.sort_by_key(|(key, _)| key.span().start);
+    for (key, value) in settings {
+        let place = format!("{path}:{}: {}", line(text, &key.span()), key.get_ref());
+        let value = value.into_inner();
+        let mut take = Taking {
+            place: &place,
+            mistakes,
+        };
+        match key.get_ref().as_str() {
+            "host" => file.host = take.one(value),
+            "port" => file.port = take.one(value),
+            "psk-file" => file.psk_file = take.one(value),
+            "target" => file.target = take.one(value),
+            "units" => file.units = take.one(value),
+            "command-timeout" => file.command_timeout = take.one(value),
+            "state-dir" => file.state_dir = take.one(value),
+            "process" => file.process = take.list(value),
+            _ => mistakes.push(format!("{place} is no setting; there are {KEYS}")),
+        }
+    }
+    Ok(file)
+}
+
+struct Taking<'a> {
+    place: &'a str,
+    mistakes: &'a mut Vec<String>,
+}
+
+impl Taking<'_> {
+    fn one<T: DeserializeOwned>(&mut self, value: toml::Value) -> Option<T> {
+        value
+            .try_into()
+            .map_err(|error| {
+                self.mistakes
+                    .push(format!("{}: {}", self.place, one_line(&error.to_string())))
+            })
+            .ok()
+    }
+
+    fn list<T: DeserializeOwned>(&mut self, value: toml::Value) -> Vec<T> {
+        let toml::Value::Array(items) = value else {
+            self.mistakes.push(format!(
+                "{} must be a list; begin each of its members with a line [[process]]",
+                self.place
+            ));
+            return Vec::new();
+        };
+        let mut taken = Vec::new();
+        for (at, item) in items.into_iter().enumerate() {
+            let name = item
+                .get("name")
+                .and_then(|n| n.as_str())
+                .map(|n| format!(" ({n:?})"))
+                .unwrap_or_default();
+            match item.try_into() {
+                Ok(item) => taken.push(item),
+                Err(error) => self.mistakes.push(format!(
+                    "{} number {}{name}: {}",
+                    self.place,
+                    at + 1,
+                    one_line(&error.to_string())
+                )),
+            }
+        }
+        taken
+    }
+}
+
+fn line(text: &str, span: &Range<usize>) -> usize {
+    text.get(..span.start)
+        .map_or(1, |before| before.matches('\n').count() + 1)
+}
+
+/// toml draws the place with a caret over several lines; a message is one line, and names the place itself.
+fn one_line(error: &str) -> String {
+    let drawing = |line: &str| {
+        line.trim_start().starts_with('|')
+            || line
+                .trim_start()
+                .split(" |")
+                .next()
+                .is_some_and(|n| n.trim().parse::<u32>().is_ok())
+    };
+    let words: Vec<_> = error
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !drawing(line))
+        .collect();
+    words.join(": ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(folder: &Path, name: &str, text: &str) -> PathBuf {
+        let path = folder.join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    #[test]
+    fn a_flag_beats_the_file_and_the_file_beats_the_default() {
+        let folder = tempfile::tempdir().unwrap();
+        let key = write(folder.path(), "key", &"k".repeat(40));
+        let file = write(
+            folder.path(),
+            "guardian.toml",
+            &format!("port = 1234\nhost = '::1'\ncommand-timeout = '20s'\npsk-file = {key:?}\n"),
+        );
+        let args = ServeArgs {
+            port: Some(4321),
+            config: Some(file),
+            ..ServeArgs::default()
+        };
+        let config = Config::read(&args).unwrap();
+        assert_eq!((config.port, config.host.as_str()), (4321, "::1"));
+        assert_eq!(config.command_timeout, Duration::from_secs(20));
+        assert_eq!(config.target, "io-databases.target");
+    }
+
+    #[test]
+    fn all_mistakes_of_a_file_are_told_at_once_with_their_lines() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = write(
+            folder.path(),
+            "guardian.toml",
+            "host = 'a b'\nport = 70000\nprot = 1\ncommand-timeout = 45\nunits = 'pods'\ntarget = 'databases'\npsk-file = '/nonexistent/key'\n",
+        );
+        let failure = Config::read(&ServeArgs {
+            config: Some(file),
+            ..ServeArgs::default()
+        })
+        .unwrap_err();
+        assert_eq!(failure.code, 78);
+        let all = failure.messages.join("\n");
+        for part in [
+            "guardian.toml:2: port: ",
+            "guardian.toml:3: prot is no setting; there are host, port",
+            "guardian.toml:4: command-timeout: ",
+            "guardian.toml:5: units: ",
+            "host: \"a b\" is no address",
+            "target: \"databases\" is no unit name",
+            "/nonexistent/key",
+        ] {
+            assert!(all.contains(part), "{part} is not in\n{all}");
+        }
+        assert!(failure.messages.iter().all(|m| !m.contains('\n')), "{all}");
+    }
+
+    #[test]
+    fn a_file_that_is_no_toml_is_named_with_the_place() {
+        let failure = parse_file("port = \nhost", "guardian.toml", &mut Vec::new()).unwrap_err();
+        assert!(
+            failure.messages[0].contains("guardian.toml: TOML parse error at line 2"),
+            "{:?}",
+            failure.messages
+        );
+    }
+
+    #[test]
+    fn a_check_forgives_a_key_that_is_not_there_yet_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let check = |psk_file: PathBuf| {
+            Config::read(&ServeArgs {
+                psk_file: Some(psk_file),
+                check_config: true,
+                ..ServeArgs::default()
+            })
+        };
+        assert!(check(folder.path().join("absent")).is_ok_and(|c| c.key.is_none()));
+        assert_eq!(
+            check(write(folder.path(), "short", "short")).unwrap_err().code,
+            78
+        );
+    }
+}

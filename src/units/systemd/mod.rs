@@ -1,0 +1,521 @@
+//! systemd over D-Bus: jobs are queued, and waited for by systemd's own signals. Nothing polls, and no
+//! `systemctl` is run.
+//!
+//! **Promise.** A drain ends when *every* dependent has come to rest and no process of it is left; the target's
+//! own job being done is not the end (a unit that is only `PartOf=` the target stops later). A bus or a systemd
+//! that restarts meanwhile is survived: the connection is made again, and the states are read again.
+//!
+//! Who depends is asked of systemd each time ([`graph`]); what a stop drags along further down
+//! (a dependent of a dependent) is what systemd itself puts into the transaction.
+//!
+//! **Not promised.** A dependent that a socket or a timer outside the graph starts again is stopped again while
+//! the drain is under way, and not after it.
+
+mod bus;
+mod cgroups;
+mod graph;
+mod waiting;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, join_all};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+use self::bus::{Bus, CallError, Link, Listed};
+use self::graph::Graph;
+use self::waiting::Waiting;
+use super::{Settled, Survey, Units, UnitsError};
+use crate::protocol::UnitReport;
+
+/// How long after a deadline the states may take to be read, for the answer that names what still moves.
+const LAST_LOOK: Duration = Duration::from_secs(2);
+/// Between two tries to reach a bus that is away: from this on, doubling, to [`RETRY_MOST`].
+const RETRY_FIRST: Duration = Duration::from_millis(20);
+/// See [`RETRY_FIRST`].
+const RETRY_MOST: Duration = Duration::from_millis(500);
+
+/// The units of this host.
+pub struct Systemd {
+    target: String,
+    bus: Bus,
+}
+
+/// What is done to the target.
+#[derive(Clone, Copy)]
+enum Verb {
+    Stop,
+    Start,
+}
+
+/// Why an attempt ended early.
+enum Interrupted {
+    /// The bus or systemd went away: try again.
+    Lost(String),
+    /// It makes no sense to try again.
+    Fatal(UnitsError),
+}
+
+/// What an operation has learned so far; it outlives attempts and the deadline.
+#[derive(Default)]
+struct Progress {
+    graph: Graph,
+    /// Dependents of dependents that a stop dragged along.
+    dragged: BTreeSet<String>,
+    /// When each unit's job ended, and how.
+    jobs: HashMap<String, (Instant, String)>,
+    /// The last states seen.
+    listed: BTreeMap<String, Listed>,
+}
+
+impl Systemd {
+    /// The units that hang on `target`. Connects when it is first used.
+    pub fn new(target: impl Into<String>) -> Self {
+        Self {
+            target: target.into(),
+            bus: Bus::default(),
+        }
+    }
+
+    /// What is wrong with the dependents' own deadlines, a sentence each: a unit that may take longer to stop
+    /// than a drain waits makes every drain of it a gamble.
+    ///
+    /// # Errors
+    /// When systemd could not be asked, or the target does not exist.
+    pub async fn deadline_warnings(&self, command_timeout: Duration) -> Result<Vec<String>, UnitsError> {
+        let work = async {
+            let link = self.link().await?;
+            let (graph, _) = self.read_graph(&link).await?;
+            let services: Vec<_> = graph
+                .dependents
+                .iter()
+                .filter(|u| u.ends_with(".service"))
+                .collect();
+            let stops = join_all(services.iter().map(|unit| {
+                link.property::<u64>(unit, "org.freedesktop.systemd1.Service", "TimeoutStopUSec")
+            }));
+            let limit = u64::try_from(command_timeout.as_micros()).unwrap_or(u64::MAX);
+            let longer = services.iter().zip(stops.await).filter_map(|(unit, stop)| match stop {
+                Ok(Some(stop)) if stop >= limit => Some(format!(
+                    "{unit} may take {} to stop, but a drain waits {command_timeout:?}: \
+                     lower its TimeoutStopSec=, or raise --command-timeout (and the coordinator's --timeout above it)",
+                    if stop == u64::MAX { "for ever".to_owned() } else { format!("{:?}", Duration::from_micros(stop)) }
+                )),
+                _ => None,
+            });
+            Ok(longer.collect())
+        };
+        match work.await {
+            Ok(warnings) => Ok(warnings),
+            Err(Interrupted::Fatal(error)) => Err(error),
+            Err(Interrupted::Lost(reason)) => Err(UnitsError::Unreachable { reason }),
+        }
+    }
+
+    async fn link(&self) -> Result<Arc<Link>, Interrupted> {
+        self.bus
+            .link()
+            .await
+            .map_err(|error| self.interrupted(error, "reach", &self.target))
+    }
+
+    fn interrupted(&self, error: CallError, verb: &'static str, unit: &str) -> Interrupted {
+        match error.meaning(verb, unit, &self.target) {
+            Ok(fatal) => Interrupted::Fatal(fatal),
+            Err(lost) => Interrupted::Lost(lost),
+        }
+    }
+
+    /// The graph and the target's own state.
+    async fn read_graph(&self, link: &Link) -> Result<(Graph, Listed), Interrupted> {
+        let fault = |error| self.interrupted(error, "read", &self.target);
+        let names = [self.target.as_str()];
+        let (properties, listed) = tokio::join!(link.dependencies(&self.target), link.list(&names));
+        let target = listed.map_err(fault)?.into_iter().next();
+        let Some(target) = target.filter(|t| t.load_state != "not-found") else {
+            return Err(Interrupted::Fatal(UnitsError::NoTarget {
+                target: self.target.clone(),
+                reason: "systemd finds no unit file for it".to_owned(),
+            }));
+        };
+        Ok((Graph::read(&self.target, &properties.map_err(fault)?), target))
+    }
+
+    /// Runs attempts until one is not interrupted, the deadline passes (`Ok(false)`) or trying is of no use.
+    async fn until_done(
+        &self,
+        verb: Verb,
+        deadline: Instant,
+        progress: &mut Progress,
+    ) -> Result<bool, UnitsError> {
+        let mut pause = RETRY_FIRST;
+        let mut lost = None;
+        let tries = async {
+            loop {
+                let attempt = match verb {
+                    Verb::Stop => self.try_drain(progress).await,
+                    Verb::Start => self.try_undrain(progress).await,
+                };
+                match attempt {
+                    Ok(()) => return Ok(()),
+                    Err(Interrupted::Fatal(error)) => return Err(error),
+                    Err(Interrupted::Lost(why)) => {
+                        if lost.is_none() {
+                            tracing::warn!(error = %why, "lost systemd, connecting again");
+                        }
+                        lost = Some(why);
+                    }
+                }
+                self.bus.forget().await;
+                sleep(pause).await;
+                pause = (pause * 2).min(RETRY_MOST);
+            }
+        };
+        match timeout_at(deadline, tries).await {
+            Ok(ended) => ended.map(|()| true),
+            // Nothing was ever seen: there is nothing to report but that.
+            Err(_) if progress.listed.is_empty() => Err(UnitsError::Unreachable {
+                reason: lost.unwrap_or_else(|| "no answer before the deadline".to_owned()),
+            }),
+            Err(_) => Ok(false),
+        }
+    }
+
+    /// Reads the states of all units that the operation is about into `progress`.
+    async fn look(&self, link: &Link, progress: &mut Progress) -> Result<(), Interrupted> {
+        let mut names: Vec<&str> = vec![&self.target];
+        names.extend(progress.graph.dependents.iter().map(String::as_str));
+        names.extend(progress.graph.pulled.iter().map(String::as_str));
+        names.extend(progress.dragged.iter().map(String::as_str));
+        names.sort_unstable();
+        names.dedup();
+        let listed = link
+            .list(&names)
+            .await
+            .map_err(|error| self.interrupted(error, "read", &self.target))?;
+        progress.listed = listed.into_iter().map(|unit| (unit.name.clone(), unit)).collect();
+        Ok(())
+    }
+
+    /// A last look after the deadline, as good as it can be had.
+    async fn last_look(&self, progress: &mut Progress) {
+        let look = async {
+            let link = self.link().await?;
+            self.look(&link, progress).await
+        };
+        if !matches!(timeout(LAST_LOOK, look).await, Ok(Ok(()))) {
+            tracing::warn!("systemd does not answer; the states in this answer are older than it");
+        }
+    }
+
+    async fn try_drain(&self, progress: &mut Progress) -> Result<(), Interrupted> {
+        let link = self.link().await?;
+        let mut waiting = Waiting::new(&link);
+        // Who depends is read in the same moment: the answer needs it, the stop does not wait for it.
+        let (dragged, graph) = tokio::join!(link.enqueue(&self.target, "stop"), self.read_graph(&link));
+        let (graph, _) = graph?;
+        let dragged = dragged.map_err(|error| self.interrupted(error, "stop", &self.target))?;
+        progress.dragged.extend(
+            dragged
+                .into_iter()
+                .filter(|u| *u != self.target && !graph.dependents.contains(u)),
+        );
+        progress.graph = graph;
+        loop {
+            self.look(&link, progress).await?;
+            let moving: Vec<&Listed> = progress
+                .concerned(&self.target)
+                .filter(|u| !is_at_rest(u))
+                .collect();
+            if moving.is_empty() {
+                return Ok(());
+            }
+            // What is only wanted or upheld does not stop with the target: it has no job, and needs one.
+            let idle = moving
+                .iter()
+                .filter(|u| u.job == 0 && u.active_state != "deactivating");
+            let stops =
+                join_all(idle.map(|u| async { (u.name.clone(), link.enqueue(&u.name, "stop").await) })).await;
+            if !stops.is_empty() {
+                for (unit, stop) in stops {
+                    let dragged = stop.map_err(|error| self.interrupted(error, "stop", &unit))?;
+                    progress.dragged.extend(
+                        dragged
+                            .into_iter()
+                            .filter(|u| *u != self.target && !progress.graph.dependents.contains(u)),
+                    );
+                }
+                continue;
+            }
+            let jobs = moving.iter().map(|u| u.job).filter(|job| *job != 0).collect();
+            let jobless = moving
+                .iter()
+                .filter(|u| u.job == 0)
+                .map(|u| u.path.clone())
+                .collect();
+            waiting
+                .for_change(jobs, jobless, &mut progress.jobs)
+                .await
+                .map_err(Interrupted::Lost)?;
+        }
+    }
+
+    async fn try_undrain(&self, progress: &mut Progress) -> Result<(), Interrupted> {
+        let link = self.link().await?;
+        let mut waiting = Waiting::new(&link);
+        let (started, graph) = tokio::join!(link.enqueue(&self.target, "start"), self.read_graph(&link));
+        progress.graph = graph?.0;
+        started.map_err(|error| self.interrupted(error, "start", &self.target))?;
+        loop {
+            self.look(&link, progress).await?;
+            let pending: Vec<&Listed> = progress
+                .pulled(&self.target)
+                .filter(|u| u.job != 0 || matches!(u.active_state.as_str(), "activating" | "deactivating"))
+                .collect();
+            if pending.is_empty() {
+                return Ok(());
+            }
+            let jobs = pending.iter().map(|u| u.job).filter(|job| *job != 0).collect();
+            let jobless = pending
+                .iter()
+                .filter(|u| u.job == 0)
+                .map(|u| u.path.clone())
+                .collect();
+            waiting
+                .for_change(jobs, jobless, &mut progress.jobs)
+                .await
+                .map_err(Interrupted::Lost)?;
+        }
+    }
+
+    /// What is said of `units`: states, systemd's reasons for failures, and times since `began`.
+    async fn reports(
+        &self,
+        progress: &Progress,
+        units: impl Iterator<Item = &Listed>,
+        began: Instant,
+    ) -> Vec<UnitReport> {
+        let link = self.bus.link().await.ok();
+        let reports = units.map(|unit| {
+            let link = link.clone();
+            async move {
+                let mut report = UnitReport::new(&unit.name, &unit.active_state);
+                report.elapsed_ms =
+                    progress
+                        .jobs
+                        .get(&unit.name)
+                        .filter(|_| unit.job == 0)
+                        .map(|(ended, _)| {
+                            u64::try_from(ended.saturating_duration_since(began).as_millis())
+                                .unwrap_or(u64::MAX)
+                        });
+                if let (true, Some(link)) = (unit.active_state == "failed", link) {
+                    report.result = link
+                        .property::<String>(&unit.name, &interface(&unit.name), "Result")
+                        .await
+                        .ok()
+                        .flatten()
+                        .filter(|result| result != "success");
+                }
+                report
+            }
+        });
+        timeout(LAST_LOOK, join_all(reports)).await.unwrap_or_default()
+    }
+
+    async fn drain_until(&self, deadline: Instant) -> Result<Settled, UnitsError> {
+        let began = Instant::now();
+        let mut progress = Progress::default();
+        let done = self.until_done(Verb::Stop, deadline, &mut progress).await?;
+        if !done {
+            self.last_look(&mut progress).await;
+        }
+        let concerned: Vec<&Listed> = progress.concerned(&self.target).collect();
+        let left = cgroups::left_behind(
+            concerned
+                .iter()
+                .filter(|u| is_at_rest(u))
+                .map(|u| u.name.as_str()),
+        );
+        let reports = self.reports(&progress, concerned.into_iter(), began).await;
+        Ok(Settled::drained(&self.target, reports, &left, began.elapsed()))
+    }
+
+    async fn undrain_until(&self, deadline: Instant) -> Result<Settled, UnitsError> {
+        let began = Instant::now();
+        let mut progress = Progress::default();
+        let done = self.until_done(Verb::Start, deadline, &mut progress).await?;
+        if !done {
+            self.last_look(&mut progress).await;
+        }
+        let dependents = progress
+            .graph
+            .dependents
+            .iter()
+            .filter_map(|name| progress.listed.get(name));
+        let reports = self.reports(&progress, dependents, began).await;
+        let (mut pending, mut failed) = (Vec::new(), Vec::new());
+        for unit in progress.pulled(&self.target) {
+            let job = progress.jobs.get(&unit.name).map(|(_, result)| result.as_str());
+            match started(unit, job) {
+                Started::Up => {}
+                Started::Pending(state) => pending.push((unit.name.clone(), state)),
+                Started::Failed(why) => {
+                    let reason = reports
+                        .iter()
+                        .find(|r| r.name == unit.name)
+                        .and_then(|r| r.result.clone());
+                    failed.push((unit.name.clone(), reason.unwrap_or(why)));
+                }
+                Started::Unknown => match self.ran_once(&unit.name).await {
+                    true => {}
+                    false => failed.push((unit.name.clone(), "inactive".to_owned())),
+                },
+            }
+        }
+        let unwanted: Vec<String> = reports
+            .iter()
+            .filter(|r| r.is_stopped() && !progress.graph.pulled.contains(&r.name))
+            .map(|r| r.name.clone())
+            .collect();
+        Ok(Settled::undrained(
+            &self.target,
+            reports,
+            &pending,
+            &failed,
+            &unwanted,
+            began.elapsed(),
+        ))
+    }
+
+    /// Whether an inactive unit is a oneshot that has run: at rest, as it should be.
+    async fn ran_once(&self, unit: &str) -> bool {
+        let Ok(link) = self.bus.link().await else {
+            return false;
+        };
+        let kind = link
+            .property::<String>(unit, "org.freedesktop.systemd1.Service", "Type")
+            .await;
+        matches!(kind, Ok(Some(kind)) if kind == "oneshot")
+    }
+}
+
+impl Progress {
+    /// The target and all that must rest.
+    fn concerned<'a>(&'a self, target: &'a str) -> impl Iterator<Item = &'a Listed> + 'a {
+        self.listed
+            .values()
+            .filter(move |u| u.name != target)
+            .filter(|u| self.graph.dependents.contains(&u.name) || self.dragged.contains(&u.name))
+    }
+
+    /// The target and what starting it starts.
+    fn pulled<'a>(&'a self, target: &'a str) -> impl Iterator<Item = &'a Listed> + 'a {
+        self.listed
+            .values()
+            .filter(move |u| u.name == target || self.graph.pulled.contains(&u.name))
+    }
+}
+
+/// Nothing of it runs, and nothing is about to.
+fn is_at_rest(unit: &Listed) -> bool {
+    let stopped = matches!(unit.active_state.as_str(), "inactive" | "failed");
+    // A unit that does not exist (any more) has nothing that could run.
+    stopped && (unit.job == 0 || unit.load_state == "not-found")
+}
+
+enum Started {
+    Up,
+    Pending(String),
+    Failed(String),
+    /// Inactive, and no job of ours says why.
+    Unknown,
+}
+
+fn started(unit: &Listed, job: Option<&str>) -> Started {
+    let state = || {
+        let job = if unit.job == 0 {
+            String::new()
+        } else {
+            format!(", {} job queued", unit.job_type)
+        };
+        format!("{} ({}{job})", unit.active_state, unit.sub_state)
+    };
+    match unit.active_state.as_str() {
+        _ if unit.job != 0 => Started::Pending(state()),
+        "active" | "reloading" | "refreshing" => Started::Up,
+        "failed" => Started::Failed("failed".to_owned()),
+        "inactive" => match job {
+            // A oneshot that has run, a service that ended well by itself, or a condition that said no.
+            Some("done" | "skipped") => Started::Up,
+            Some(result) => Started::Failed(match result {
+                "dependency" => "a unit that it depends on did not start".to_owned(),
+                other => format!("its start job ended as {other}"),
+            }),
+            // systemd knows no file for it: Wants= and Upholds= allow that.
+            None if unit.load_state == "not-found" => Started::Failed("not found".to_owned()),
+            None => Started::Unknown,
+        },
+        _ => Started::Pending(state()),
+    }
+}
+
+/// The D-Bus interface of a unit's own kind.
+fn interface(unit: &str) -> String {
+    let kind = unit.rsplit('.').next().unwrap_or_default();
+    let mut letters = kind.chars();
+    let first = letters.next().map(|c| c.to_ascii_uppercase()).into_iter();
+    format!(
+        "org.freedesktop.systemd1.{}",
+        first.chain(letters).collect::<String>()
+    )
+}
+
+impl Units for Systemd {
+    fn target(&self) -> &str {
+        &self.target
+    }
+
+    fn drain(&self, deadline: Instant) -> BoxFuture<'_, Result<Settled, UnitsError>> {
+        self.drain_until(deadline).boxed()
+    }
+
+    fn undrain(&self, deadline: Instant) -> BoxFuture<'_, Result<Settled, UnitsError>> {
+        self.undrain_until(deadline).boxed()
+    }
+
+    fn survey(&self) -> BoxFuture<'_, Result<Survey, UnitsError>> {
+        async {
+            let look = async {
+                let link = self.link().await?;
+                let (graph, target) = self.read_graph(&link).await?;
+                let mut progress = Progress {
+                    graph,
+                    ..Progress::default()
+                };
+                self.look(&link, &mut progress).await?;
+                Ok((progress, target))
+            };
+            match look.await {
+                Ok((progress, target)) => Ok(Survey {
+                    target_state: target.active_state,
+                    units: self
+                        .reports(&progress, progress.concerned(&self.target), Instant::now())
+                        .await,
+                }),
+                Err(Interrupted::Fatal(error)) => Err(error),
+                Err(Interrupted::Lost(reason)) => {
+                    self.bus.forget().await;
+                    Err(UnitsError::Unreachable { reason })
+                }
+            }
+        }
+        .boxed()
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        async {}.boxed()
+    }
+}
