@@ -51,21 +51,23 @@ def auth(key: str) -> bytes:
     return frame(TEXT, json.dumps({"type": "auth", "key": key}).encode())
 
 
-def sources(many: bool) -> Iterator[str]:
-    """Where connections come from: one address, or forty (all of 127.0.0.0/8 is ours)."""
+def sources(many: bool | None) -> Iterator[str]:
+    """Where connections come from: one address, or forty (all of 127.0.0.0/8 is ours), or that of the witness."""
     while True:
-        if many:
+        if many is None:
+            yield "127.0.0.1"
+        elif many:
             for last in range(2, 42):
                 yield f"127.0.0.{last}"
         else:
-            yield "127.0.0.1"
+            yield "127.0.0.2"
 
 
-def dial(port: int, source: str = "127.0.0.1", timeout: float = 10) -> socket.socket:
+def dial(port: int, source: str = "127.0.0.2", timeout: float = 10) -> socket.socket:
     return socket.create_connection(("127.0.0.1", port), timeout=timeout, source_address=(source, 0))
 
 
-def shake(port: int, source: str = "127.0.0.1", timeout: float = 10) -> socket.socket:
+def shake(port: int, source: str = "127.0.0.2", timeout: float = 10) -> socket.socket:
     """A connection after the WebSocket handshake."""
     peer = dial(port, source, timeout)
     peer.sendall(hello(port))
@@ -125,21 +127,22 @@ def close_code(seen: bytes) -> int | None:
 class Crowd:
     """Many connections at once, watched until the guardian has closed each of them."""
 
-    def __init__(self, port: int, many_sources: bool) -> None:
+    def __init__(self, port: int, many_sources: bool | None) -> None:
         self.port = port
         self.origin = sources(many_sources)
         self.selector = selectors.DefaultSelector()
         self.open: set[socket.socket] = set()
-        self.opened = self.closed = self.said = 0
+        self.opened = self.closed = self.authenticated = self.refused = 0
 
-    def join(self, first: bytes = b"") -> None:
+    def join(self, first: bytes = b"", then: bytes = b"") -> None:
+        """One more connection. It says `first`, and `then` when the handshake has been answered."""
         peer = socket.socket()
         peer.setblocking(False)
         peer.bind((next(self.origin), 0))
         peer.connect_ex(("127.0.0.1", self.port))
         self.open.add(peer)
         self.opened += 1
-        self.selector.register(peer, selectors.EVENT_READ | (selectors.EVENT_WRITE if first else 0), first)
+        self.selector.register(peer, selectors.EVENT_READ | (selectors.EVENT_WRITE if first else 0), [first, then])
 
     def drop(self, peer: socket.socket) -> None:
         self.selector.unregister(peer)
@@ -151,14 +154,19 @@ class Crowd:
         for key, events in self.selector.select(seconds):
             peer: socket.socket = key.fileobj  # type: ignore[assignment]
             try:
-                if events & selectors.EVENT_WRITE and key.data:
-                    peer.send(key.data)
-                    self.selector.modify(peer, selectors.EVENT_READ)
+                if events & selectors.EVENT_WRITE:
+                    peer.send(key.data[0])
+                    self.selector.modify(peer, selectors.EVENT_READ, key.data)
                 if events & selectors.EVENT_READ:
                     seen = peer.recv(4096)
                     if not seen:
                         self.drop(peer)
-                    self.said += seen.count(b'"Authentication successful"')
+                        continue
+                    if key.data[1] and b"\r\n\r\n" in seen:
+                        peer.send(key.data[1])
+                        key.data[1] = b""
+                    self.authenticated += seen.count(b'"Authentication successful"')
+                    self.refused += seen.count(b'"Invalid key"')
             except BlockingIOError:
                 continue
             except OSError:
@@ -184,14 +192,14 @@ class Crowd:
         left = len(self.open)
         for peer in list(self.open):
             self.drop(peer)
-        return {"opened": self.opened, "left": left, "authenticated": self.said}
+        return {"opened": self.opened, "left": left, "authenticated": self.authenticated, "refused": self.refused}
 
 
-def gather(port: int, count: int, many: bool, first: bytes = b"", each_second: bytes = b"", seconds: float = 60) -> dict[str, int]:
+def gather(port: int, count: int, many: bool | None, first: bytes = b"", then: bytes = b"", each_second: bytes = b"", seconds: float = 60) -> dict[str, int]:
     raise_descriptor_limit(count + 64)
     crowd = Crowd(port, many)
     for n in range(count):
-        crowd.join(first)
+        crowd.join(first, then)
         if n % 20 == 0:
             crowd.turn(0)
     return crowd.until_closed(seconds, each_second)
@@ -204,7 +212,7 @@ def silent(port: int, count: int, many: bool) -> dict[str, int]:
 
 def trickling(port: int, count: int, many: bool) -> dict[str, int]:
     """Connections that say a byte a second of a handshake that never ends."""
-    return gather(port, count, many, b"GET / HTTP/1.1\r\nHost: a\r\nX-A: ", b"a")
+    return gather(port, count, many, b"GET / HTTP/1.1\r\nHost: a\r\nX-A: ", each_second=b"a")
 
 
 def unauthenticated(port: int, count: int, many: bool) -> dict[str, int]:
@@ -214,7 +222,7 @@ def unauthenticated(port: int, count: int, many: bool) -> dict[str, int]:
 
 def chattering(port: int, count: int, many: bool) -> dict[str, int]:
     """Connections that shake hands and then send half a frame, a byte a second."""
-    return gather(port, count, many, hello(port) + frame(TEXT, b"", announced=4000), b"a")
+    return gather(port, count, many, hello(port), frame(TEXT, b"", announced=4000), each_second=b"a")
 
 
 def wrong_keys(port: int, count: int, many: bool) -> dict[str, int]:
@@ -223,7 +231,7 @@ def wrong_keys(port: int, count: int, many: bool) -> dict[str, int]:
     crowd = Crowd(port, many)
     deadline = time.monotonic() + 60
     for n in range(count):
-        crowd.join(hello(port) + auth(f"guess-{n:040}"))
+        crowd.join(hello(port), auth(f"guess-{n:040}"))
         while len(crowd.open) >= 50 and time.monotonic() < deadline:
             crowd.turn(0.05)
             if len(crowd.open) >= 50:
@@ -262,20 +270,22 @@ def pings(port: int, key: str | None, count: int, read: bool = True) -> dict[str
     """WebSocket pings, many in a write; the pongs are read, or not."""
     peer = trusted(port, key) if key else shake(port)
     batch = frame(PING, b"p" * 4) * 1000
+    last = frame(TEXT, b'{"type": "command", "action": "ping"}')
     sent = pongs = 0
-    closed = False
+    closed = answered = False
     selector = selectors.DefaultSelector()
     peer.setblocking(False)
     selector.register(peer, selectors.EVENT_READ | selectors.EVENT_WRITE)
     out = memoryview(b"")
     deadline = time.monotonic() + 100
-    while time.monotonic() < deadline and not closed and (sent < count or out or (read and pongs < count)):
+    while time.monotonic() < deadline and not closed and not answered:
         for _, events in selector.select(1):
             try:
                 if events & selectors.EVENT_WRITE:
                     if not out and sent < count:
-                        out = memoryview(batch)
                         sent += 1000
+                        # A command after the last one: its answer says that all of them were taken.
+                        out = memoryview(batch if sent < count else batch + last)
                     if out:
                         out = out[peer.send(out) :]
                 if events & selectors.EVENT_READ and read:
@@ -283,6 +293,7 @@ def pings(port: int, key: str | None, count: int, read: bool = True) -> dict[str
                     if not seen:
                         closed = True
                     pongs += seen.count(b"\x8a\x04pppp")
+                    answered = answered or b'"message": "pong"' in seen
             except BlockingIOError:
                 continue
             except OSError:
@@ -291,7 +302,7 @@ def pings(port: int, key: str | None, count: int, read: bool = True) -> dict[str
         if not read and not out and sent >= count:
             break
     peer.close()
-    return {"sent": sent, "pongs": pongs, "closed": closed}
+    return {"sent": sent, "pongs": pongs, "answered": answered, "closed": closed}
 
 
 def greedy(port: int, key: str, count: int) -> dict[str, int | bool]:

@@ -31,6 +31,7 @@ from harness import KEY, NOT_AUTHENTICATED, PONG, Peer  # noqa: E402
 
 MEMORY_LIMIT_KB = 40 * 1024
 LOG_LINES = 1000
+PING = '{"type": "command", "action": "ping"}'
 # How long the witness may have to wait: on two cores that the attack also uses.
 ANSWER_WITHIN = 5.0
 
@@ -93,12 +94,12 @@ class Guardian:
 
 
 class Witness:
-    """Peers with the right key, in the middle of it all."""
+    """Peers with the right key, in the middle of it all. They come from 127.0.0.1, strangers from other addresses."""
 
     def __init__(self, port: int) -> None:
         self.port = port
         self.pings = self.arrivals = 0
-        self.slowest = 0.0
+        self._over = False
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Witness:
@@ -107,26 +108,23 @@ class Witness:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for task in self._tasks:
-            task.cancel()
+        # Told, not cancelled: nothing of theirs may stay open.
+        self._over = True
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._peer.close()
 
     async def _ping(self) -> None:
-        while True:
-            started = time.monotonic()
-            answer = await self._peer.say_text('{"type": "command", "action": "ping"}', timeout=ANSWER_WITHIN)
+        while not self._over:
+            answer = await self._peer.say_text(PING, timeout=ANSWER_WITHIN)
             if answer != PONG:
                 raise AssertionError(f"a ping was answered with {answer}")
-            self.slowest = max(self.slowest, time.monotonic() - started)
             self.pings += 1
             await asyncio.sleep(0.02)
 
     async def _arrive(self) -> None:
-        while True:
-            async with asyncio.timeout(2 * ANSWER_WITHIN):
-                async with await Peer.trusted(self.port, open_timeout=ANSWER_WITHIN) as peer:
-                    await peer.say_text('{"type": "command", "action": "ping"}', timeout=ANSWER_WITHIN)
+        while not self._over:
+            async with await Peer.trusted(self.port, open_timeout=ANSWER_WITHIN) as peer:
+                await peer.say_text(PING, timeout=ANSWER_WITHIN)
             self.arrivals += 1
             await asyncio.sleep(0.1)
 
@@ -165,7 +163,10 @@ class Strangers(unittest.IsolatedAsyncioTestCase):
 
     def evidence(self) -> str:
         lines = self.guardian.log.read_text(errors="replace").splitlines()
-        memory = self.guardian.memory() if self.guardian.process.poll() is None else "ended"
+        memory: Any = "ended"
+        if self.guardian.process.poll() is None:
+            places = Path(f"/proc/{self.guardian.process.pid}/fd")
+            memory = {**self.guardian.memory(), "fd": sorted(os.readlink(fd) for fd in places.iterdir())}
         return f"--- the guardian: {memory}, {len(lines)} lines of log, the last of them:\n" + "\n".join(lines[-15:])
 
     async def descriptors_become(self, wanted: int | None) -> None:
@@ -190,7 +191,8 @@ class Strangers(unittest.IsolatedAsyncioTestCase):
             heard = loop.create_future()
             loop.add_reader(ours.fileno(), lambda: heard.done() or heard.set_result(None))
             try:
-                await asyncio.wait_for(heard, 150)
+                async with asyncio.timeout(150):
+                    await heard
             finally:
                 loop.remove_reader(ours.fileno())
             kind, saw = ours.recv()
@@ -223,9 +225,10 @@ class Strangers(unittest.IsolatedAsyncioTestCase):
 
     # -- crowds -------------------------------------------------------------------------------------------------
 
-    async def crowd(self, attack: Any, many: bool, count: int = 2000) -> None:
+    async def crowd(self, attack: Any, many: bool, count: int = 2000) -> Any:
         saw = await self.withstand(attack, self.port, count, many)
-        self.assertEqual(saw, {"opened": count, "left": 0, "authenticated": 0})
+        self.assertEqual((saw["opened"], saw["left"], saw["authenticated"]), (count, 0, 0), saw)
+        return saw
 
     async def test_2000_connections_that_say_nothing(self) -> None:
         await self.crowd(attacks.silent, many=False)
@@ -249,10 +252,30 @@ class Strangers(unittest.IsolatedAsyncioTestCase):
         await self.crowd(attacks.chattering, many=False)
 
     async def test_wrong_keys_by_the_thousand(self) -> None:
-        await self.crowd(attacks.wrong_keys, many=False, count=5000)
+        saw = await self.crowd(attacks.wrong_keys, many=False, count=5000)
+        # Ten at once, then one a second: the guardian's own limit.
+        self.assertTrue(5 <= saw["refused"] <= 200, saw)
 
     async def test_wrong_keys_by_the_thousand_from_40_addresses(self) -> None:
-        await self.crowd(attacks.wrong_keys, many=True, count=5000)
+        saw = await self.crowd(attacks.wrong_keys, many=True, count=5000)
+        self.assertTrue(50 <= saw["refused"] <= 5000, saw)
+
+    async def test_a_flood_from_the_coordinators_own_address_does_not_lock_it_out(self) -> None:
+        # The flood takes that address's places as fast as they come free; who tries again gets in all the same.
+        flood = asyncio.create_task(self.attack(attacks.gather, self.port, 2000, None, attacks.hello(self.port)))
+        tried = arrived = 0
+        while not flood.done():
+            tried += 1
+            try:
+                async with await Peer.trusted(self.port, open_timeout=ANSWER_WITHIN) as peer:
+                    self.assertEqual(await peer.say_text(PING, timeout=ANSWER_WITHIN), PONG)
+                arrived += 1
+            except (OSError, websockets.WebSocketException):
+                pass
+            await asyncio.sleep(0.05)
+        self.assertEqual((await flood)["left"], 0)
+        self.assertGreater(arrived, tried // 2, f"of {tried} attempts")
+        await self.unharmed()
 
     # -- sizes --------------------------------------------------------------------------------------------------
 
@@ -273,7 +296,8 @@ class Strangers(unittest.IsolatedAsyncioTestCase):
 
     async def test_a_million_pings_of_an_authenticated_peer_are_answered_or_refused(self) -> None:
         saw = await self.withstand(attacks.pings, self.port, KEY, 1_000_000)
-        self.assertTrue(saw["closed"] or saw["pongs"] == 1_000_000, saw)
+        # RFC 6455, 5.5.3: pings that are waiting may be answered by one pong, to the last of them.
+        self.assertTrue(saw["closed"] or (saw["answered"] and saw["pongs"] > 0), saw)
 
     async def test_a_million_pings_of_a_stranger_are_refused(self) -> None:
         saw = await self.withstand(attacks.pings, self.port, None, 1_000_000)
@@ -320,7 +344,7 @@ class Strangers(unittest.IsolatedAsyncioTestCase):
                 answer = json.loads(await peer.say_text(said, timeout=ANSWER_WITHIN))
                 self.assertTrue(answer["type"] == "error" or answer.get("status") == "error", (said[:80], answer))
                 self.assertLess(len(answer["message"]), 300, answer)
-            self.assertEqual(await peer.say_text('{"type": "command", "action": "ping"}'), PONG)
+            self.assertEqual(await peer.say_text(PING), PONG)
         # From a stranger the same is refused or held to be no authentication; nothing is learnt.
         for said in odd:
             async with await Peer.dial(self.port) as stranger:
@@ -375,10 +399,10 @@ class Strangers(unittest.IsolatedAsyncioTestCase):
             self.assertGreaterEqual(len(peers), 100)
             # Those who are in stay in, and are served.
             for peer in peers[:: max(1, len(peers) // 10)]:
-                self.assertEqual(await peer.say_text('{"type": "command", "action": "ping"}'), PONG)
+                self.assertEqual(await peer.say_text(PING), PONG)
         finally:
             for peer in peers:
-                peer.socket.transport.abort()
+                peer.abort()
         await self.unharmed()
 
 

@@ -64,7 +64,7 @@ class Case(unittest.IsolatedAsyncioTestCase):
         for task in self._tasks:
             task.cancel()
         for peer in self._peers:
-            peer.socket.transport.abort()
+            peer.abort()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def evidence(self) -> str:

@@ -51,7 +51,8 @@ class During(Case):
         await peer.send("drain")
         await self.begun()
         for _ in range(3):
-            await asyncio.wait_for(await peer.socket.ping(b"are you there"), 5)
+            async with asyncio.timeout(5):
+                await (await peer.socket.ping(b"are you there"))
         self.open_gate()
         self.ok(await peer.receive(), "drain")
 
@@ -115,7 +116,7 @@ class During(Case):
     async def test_a_peer_that_hangs_up_in_mid_drain_changes_nothing(self) -> None:
         peer, first = await self.draining()
         first.cancel()
-        peer.socket.transport.abort()
+        peer.abort()
         other = await self.peer()
         await other.send("drain")
         answer = self.later(other.receive())
