@@ -115,5 +115,9 @@ pub fn block_on<F: Future>(future: F) -> Result<F::Output, Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::failed(format!("cannot start the runtime: {error}")))?;
-    Ok(runtime.block_on(future))
+    let output = runtime.block_on(future);
+    // A name lookup whose deadline has passed still sits in the C library, on a thread that cannot be stopped. The
+    // process must not wait for it.
+    runtime.shutdown_background();
+    Ok(output)
 }

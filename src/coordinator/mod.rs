@@ -1,1 +1,30 @@
-//! x
+//! `io-coordinator`: tells many guardians one thing, and reports what each of them answered.
+//!
+//! **Promise.** Every host gets a result of its own, with what to do about it, whatever the other hosts do: one
+//! that swallows packets costs its own timeout and nobody else's. No wait is without a deadline. Nothing ends a
+//! connection that waits for an answer except that deadline: there is no keep-alive of ours. A generation is on
+//! disk before the first byte leaves this host, and is never used twice.
+//!
+//! **Not guaranteed.** A host that timed out or was lost while its answer was awaited may have done what it was
+//! told: only `status` can say. Without `--generation` or `--generation-file`, the command that a guardian
+//! receives last wins, whoever sent it first.
+//!
+//! A run is one-shot, so there is no state machine here. What decides is pure: [`fault`] (which word, what to do,
+//! whether to try again), [`schedule`], [`hosts`], [`generation::next`], [`report`], [`table`]. What touches the world is
+//! `dial` (one connection), [`run()`] (all of them) and [`command`] (arguments, printing, signals).
+
+pub mod command;
+mod dial;
+pub mod fault;
+pub mod generation;
+mod heard;
+pub mod hosts;
+pub mod report;
+mod run;
+pub mod schedule;
+pub mod table;
+
+pub use fault::{Fault, Phase, Verdict};
+pub use hosts::Target;
+pub use report::{HostReport, Report, Summary};
+pub use run::{Observer, Outcome, Plan, run};

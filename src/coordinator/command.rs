@@ -1,0 +1,441 @@
+//! The command line: arguments, progress, printing, signals.
+
+use std::io::{IsTerminal, Read};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use indicatif::{ProgressBar, ProgressStyle};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use super::fault::{Fault, Verdict, seconds};
+use super::generation;
+use super::hosts::{Target, Targets, parse_file, parse_list};
+use super::report::{HostReport, exit_code};
+use super::run::{Observer, Outcome, Plan, run as run_plan};
+use super::table;
+use crate::cli::{self, EXIT_FAILED, EXIT_USAGE, Failure, PageCommand, parse_duration};
+use crate::protocol::{Action, DEFAULT_PORT, PresharedKey};
+use crate::telemetry::{self, notify};
+
+/// Longest hosts file that is read, in bytes: 60,000 hosts with the longest of names.
+const HOSTS_FILE_MAX: u64 = 16 << 20;
+/// Descriptors for everything that is no conversation.
+const SPARE_DESCRIPTORS: u64 = 32;
+
+/// Tells the guardians of many hosts to drain or undrain, and waits until each has done it.
+///
+/// The exit code is 0 even if hosts failed, unless --fail-fast is given. 1: failed at run time, or interrupted.
+/// 64: the command line is wrong. 78: a file that it names is wrong.
+#[derive(Parser, Debug)]
+#[command(name = "io-coordinator", version, about, max_term_width = 110)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Stop everything that depends on the databases; `ok` means that nothing of it runs any more.
+    Drain(Drain),
+    /// Start it again; `ok` means that it runs.
+    Undrain(Drain),
+    /// Ask whether the guardians are there and know the key.
+    Ping(Options),
+    /// Ask what the guardians guard, in which state it is, and what they were last told.
+    Status(Options),
+    #[command(flatten)]
+    Page(PageCommand),
+}
+
+#[derive(Args, Debug)]
+struct Drain {
+    #[command(flatten)]
+    options: Options,
+
+    /// Send this number as the age of the command: a guardian refuses one that is lower than the last it saw.
+    /// Without it, and without --generation-file, the command that a guardian receives last wins.
+    #[arg(long, value_name = "N", conflicts_with = "generation_file")]
+    generation: Option<u64>,
+
+    /// Take the number from this file: one more than the last, and at least the time in milliseconds since 1970.
+    /// It is on disk before anything is sent; coordinators that use the file at the same time take different ones.
+    #[arg(long, value_name = "FILE")]
+    generation_file: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+struct Options {
+    /// The guardians, with commas between them: HOST, HOST:PORT, [IPV6] or [IPV6]:PORT.
+    #[arg(long, value_name = "HOSTS", conflicts_with = "hosts_file")]
+    hosts: Option<String>,
+
+    /// A file that names the guardians, one on each line; `#` starts a comment.
+    #[arg(long, value_name = "FILE")]
+    hosts_file: Option<PathBuf>,
+
+    /// The port of guardians that are named without one.
+    #[arg(long, env = "GUARDIAN_PORT", default_value_t = DEFAULT_PORT, value_parser = clap::value_parser!(u16).range(1..))]
+    port: u16,
+
+    /// The file that holds the pre-shared key.
+    #[arg(long, env = "GUARDIAN_PSK_FILE", value_name = "FILE")]
+    psk_file: Option<PathBuf>,
+
+    /// For each host and attempt: name lookup, connection, handshake, authentication and answer together. Give
+    /// more than the guardians' --command-timeout.
+    #[arg(long, env = "GUARDIAN_TIMEOUT", value_name = "DURATION", default_value = "60s", value_parser = parse_duration)]
+    timeout: Duration,
+
+    /// How many hosts are contacted at once, at most; the limit on open files can lower it.
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
+    max_parallel: usize,
+
+    /// Try hosts that are not up yet again, with growing delays, until this time has passed since the start. A
+    /// drain or undrain that may have arrived is repeated only if it carries a generation.
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    retry_for: Option<Duration>,
+
+    /// Exit with 1 if any host failed. It does not stop early: every host is told. Without it the exit code is 0
+    /// even if hosts failed.
+    #[arg(long)]
+    fail_fast: bool,
+
+    /// What to print on standard output.
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// A table for people.
+    Text,
+    /// One JSON document (docs/COORDINATOR-OUTPUT.md).
+    Json,
+}
+
+/// Runs the command of `cli`.
+///
+/// # Errors
+/// When the command line or a file is wrong, or no generation could be taken; then nothing was sent.
+pub fn run(cli: Cli) -> Result<u8, Failure> {
+    let (action, options, generation) = match cli.command {
+        Command::Page(page) => return cli::print_page::<Cli>(&page).map(|()| 0),
+        Command::Drain(d) => (
+            Action::Drain,
+            d.options,
+            Generation::of(d.generation, d.generation_file),
+        ),
+        Command::Undrain(d) => (
+            Action::Undrain,
+            d.options,
+            Generation::of(d.generation, d.generation_file),
+        ),
+        Command::Ping(options) => (Action::Ping, options, Generation::None),
+        Command::Status(options) => (Action::Status, options, Generation::None),
+    };
+    let targets = targets(&options)?;
+    let key = key(options.psk_file.as_deref())?;
+    telemetry::start(telemetry::stderr_is_journal());
+    for name in &targets.duplicates {
+        tracing::warn!(host = %name, "named more than once, contacted once");
+    }
+    let plan = Plan {
+        action,
+        max_parallel: parallel(options.max_parallel, targets.targets.len(), descriptors()),
+        targets: targets.targets,
+        key,
+        timeout: options.timeout,
+        retry_for: options.retry_for,
+        generation: None,
+    };
+    cli::block_on(execute(plan, generation, options.fail_fast, options.output))?
+}
+
+enum Generation {
+    None,
+    Given(u64),
+    File(PathBuf),
+}
+
+impl Generation {
+    fn of(number: Option<u64>, file: Option<PathBuf>) -> Self {
+        match (number, file) {
+            (Some(number), _) => Self::Given(number),
+            (None, Some(file)) => Self::File(file),
+            (None, None) => Self::None,
+        }
+    }
+}
+
+fn targets(options: &Options) -> Result<Targets, Failure> {
+    match (&options.hosts, &options.hosts_file) {
+        (Some(list), _) => parse_list(list, options.port).map_err(|messages| Failure {
+            code: EXIT_USAGE,
+            messages,
+        }),
+        (None, Some(path)) => {
+            let text = read_hosts(path).map_err(|why| {
+                Failure::config(format!(
+                    "cannot read the hosts file {}: {why}; name a text file with one host on each line",
+                    path.display()
+                ))
+            })?;
+            parse_file(&text, path, options.port).map_err(Failure::configs)
+        }
+        (None, None) => Err(Failure::usage(
+            "no hosts: name the guardians with --hosts app1,app2:9999,[2001:db8::7] or with --hosts-file FILE",
+        )),
+    }
+}
+
+fn read_hosts(path: &Path) -> Result<String, String> {
+    let file = std::fs::File::open(path).map_err(|error| error.to_string())?;
+    let mut text = String::new();
+    let length = file
+        .take(HOSTS_FILE_MAX + 1)
+        .read_to_string(&mut text)
+        .map_err(|error| error.to_string())?;
+    if length as u64 > HOSTS_FILE_MAX {
+        return Err(format!("it is longer than {} MiB", HOSTS_FILE_MAX >> 20));
+    }
+    Ok(text)
+}
+
+fn key(file: Option<&Path>) -> Result<PresharedKey, Failure> {
+    let Some(file) = file else {
+        return Err(Failure::usage(
+            "no key: name the file of the pre-shared key with --psk-file FILE or GUARDIAN_PSK_FILE, for example /run/secrets/IO_GUARDIAN_PSK",
+        ));
+    };
+    PresharedKey::read(file).map_err(Failure::config)
+}
+
+/// Raises the soft limit on descriptors to the hard one, and returns what then holds.
+fn descriptors() -> u64 {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
+        return 1_024;
+    };
+    if soft < hard && setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() {
+        hard
+    } else {
+        soft
+    }
+}
+
+/// How many conversations at once: what was asked for, no more than there are hosts, and no more than
+/// descriptors allow. Each may need two: a name with two addresses that are both tried, or a conversation that
+/// has its answer and says goodbye while the next one begins.
+fn parallel(asked: usize, hosts: usize, descriptors: u64) -> usize {
+    let allowed = descriptors.saturating_sub(SPARE_DESCRIPTORS) / 2;
+    asked
+        .min(hosts)
+        .min(usize::try_from(allowed).unwrap_or(usize::MAX))
+        .max(1)
+}
+
+async fn execute(
+    mut plan: Plan,
+    generation: Generation,
+    fail_fast: bool,
+    output: Output,
+) -> Result<u8, Failure> {
+    let stop = CancellationToken::new();
+    let watch =
+        |kind| signal(kind).map_err(|error| Failure::failed(format!("cannot watch for signals: {error}")));
+    let (mut interrupt, mut terminate) = (watch(SignalKind::interrupt())?, watch(SignalKind::terminate())?);
+    let work = async {
+        plan.generation = match &generation {
+            Generation::None => None,
+            Generation::Given(number) => Some(*number),
+            Generation::File(path) => Some(generation::take(path, milliseconds_since_1970).await.map_err(
+                |error| Failure {
+                    code: error.exit_code(),
+                    messages: vec![error.to_string()],
+                },
+            )?),
+        };
+        notify::status(&format!("{}: telling {} hosts", plan.action, plan.targets.len()));
+        let mut watcher = Watcher::new(&plan);
+        let outcome = run_plan(&plan, &mut watcher, &stop).await;
+        watcher.end();
+        let line = table::last_line(&outcome.report);
+        notify::status(&line);
+        if output == Output::Json && !watcher.is_terminal {
+            tracing::info!(
+                hosts = outcome.report.summary.hosts,
+                ok = outcome.report.summary.ok,
+                failed = outcome.report.summary.failed,
+                elapsed_ms = outcome.report.elapsed_ms,
+                "{} is done",
+                outcome.report.action
+            );
+        }
+        let code = exit_code(outcome.report.summary.failed, fail_fast, outcome.interrupted);
+        // On a thread of its own: a reader that does not read must not keep a second signal waiting.
+        tokio::task::spawn_blocking(move || print(&outcome, output))
+            .await
+            .map_err(|error| Failure::failed(format!("cannot print: {error}")))??;
+        Ok(code)
+    };
+    tokio::pin!(work);
+    for told in 1.. {
+        tokio::select! {
+            biased;
+            done = &mut work => return done,
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        if told > 1 {
+            break;
+        }
+        tracing::warn!("told to end: no longer waiting for answers");
+        stop.cancel();
+    }
+    Err(Failure {
+        code: EXIT_FAILED,
+        messages: vec!["told to end twice: ended at once, without a summary".to_owned()],
+    })
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a generation must outgrow those of a lost file, and only the wall clock outlives it"
+)]
+fn milliseconds_since_1970() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(0))
+}
+
+fn print(outcome: &Outcome, output: Output) -> Result<(), Failure> {
+    match output {
+        Output::Text => {
+            let colors = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+            cli::print(&table::render(&outcome.report, colors))
+        }
+        Output::Json => {
+            let mut text = serde_json::to_string(&outcome.report)
+                .map_err(|error| Failure::failed(format!("cannot write the report as JSON: {error}")))?;
+            text.push('\n');
+            cli::print(&text)
+        }
+    }
+}
+
+/// A progress bar on a terminal, a line for each host elsewhere.
+struct Watcher {
+    is_terminal: bool,
+    bar: ProgressBar,
+    failed: u64,
+}
+
+impl Watcher {
+    fn new(plan: &Plan) -> Self {
+        let is_terminal = std::io::stderr().is_terminal();
+        let bar = if is_terminal {
+            let bar = ProgressBar::new(plan.targets.len() as u64).with_prefix(plan.action.as_str());
+            let style = ProgressStyle::with_template(
+                "{spinner} {prefix} {bar:30} {pos} of {len} hosts, {elapsed} {msg}",
+            );
+            if let Ok(style) = style {
+                bar.set_style(style);
+            }
+            bar.enable_steady_tick(Duration::from_millis(100));
+            bar
+        } else {
+            ProgressBar::hidden()
+        };
+        Self {
+            is_terminal,
+            bar,
+            failed: 0,
+        }
+    }
+
+    fn end(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+impl Observer for Watcher {
+    fn finished(&mut self, report: &HostReport) {
+        if self.is_terminal {
+            if report.result != Verdict::Ok {
+                self.failed += 1;
+                self.bar.set_message(format!("({} failed)", self.failed));
+            }
+            self.bar.inc(1);
+            return;
+        }
+        let (host, result, elapsed_ms) = (&report.host, report.result, report.elapsed_ms);
+        match &report.remedy {
+            None => tracing::info!(
+                %host,
+                %result,
+                units = table::count_units(report),
+                elapsed_ms,
+                "host is done"
+            ),
+            Some(remedy) => tracing::error!(
+                %host,
+                %result,
+                units = table::count_units(report),
+                elapsed_ms,
+                attempts = report.attempts,
+                error = report.message,
+                remedy = &**remedy,
+                "host has failed"
+            ),
+        }
+    }
+
+    fn retrying(&mut self, target: &Target, attempts: u32, fault: &Fault, delay: Duration) {
+        if self.is_terminal {
+            self.bar
+                .set_message(format!("({}: {fault}; again in {})", target.name, seconds(delay)));
+        } else if attempts == 1 {
+            let result = fault.verdict();
+            tracing::warn!(host = %target.name, %result, error = %fault, "host is not up yet, trying again");
+        } else {
+            tracing::debug!(host = %target.name, attempts, error = %fault, "still not up, trying again");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn help_says_plainly_that_failed_hosts_do_not_fail_the_command() {
+        let mut command = Cli::command();
+        let help = command
+            .find_subcommand_mut("drain")
+            .map(|drain| drain.render_long_help().to_string())
+            .unwrap()
+            .split_whitespace()
+            .collect::<Vec<_>>()
+            .join(" ");
+        assert!(
+            help.contains("Without it the exit code is 0 even if hosts failed"),
+            "{help}"
+        );
+        assert!(help.contains("It does not stop early"));
+    }
+
+    #[test]
+    fn descriptors_bound_what_is_done_at_once() {
+        assert_eq!(parallel(256, 5_000, 1 << 20), 256);
+        assert_eq!(parallel(256, 4, 1 << 20), 4);
+        assert_eq!(parallel(10_000, 5_000, 1_024), 496);
+        assert_eq!(parallel(256, 5_000, 16), 1);
+    }
+}

@@ -1,0 +1,414 @@
+//! One conversation with one guardian: look up, connect, shake hands, authenticate, command, answer.
+//!
+//! **Promise.** Everything together ends by the deadline, and a timeout names what was waited for. At most one
+//! answer's length of memory ([`ANSWER_MAX_BYTES`]) is used for what the guardian sends, however much it sends.
+//!
+//! The second version of the wire comes between [`dial`], which opens a line, and [`Line::authenticate`], which is
+//! the first to speak on it: only [`converse`] calls them.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use futures_util::stream::FuturesUnordered;
+use futures_util::{SinkExt, StreamExt};
+use tokio::net::{TcpStream, lookup_host};
+use tokio::time::{Instant, sleep, timeout_at};
+use tokio_tungstenite::tungstenite::error::{CapacityError, ProtocolError};
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{Error as WsError, Message, Utf8Bytes};
+use tokio_tungstenite::{WebSocketStream, client_async_with_config};
+
+use super::fault::{Fault, Phase};
+use super::heard::{Heard, line, understand};
+use super::hosts::Target;
+use crate::protocol::limits::{ANSWER_MAX_BYTES, READ_BUFFER_BYTES};
+use crate::protocol::{Action, CLOSE_NORMAL, PresharedKey, Request, Response};
+
+/// Most addresses of one name that are tried.
+const MAX_ADDRESSES: usize = 8;
+/// How long an address may stay silent before the next one of the same name is tried beside it (RFC 8305, section
+/// 5). One address that swallows packets must not eat the time of the command.
+const HEAD_START: Duration = Duration::from_millis(250);
+/// Most messages that are no answer which we pass over in one wait. More is no conversation.
+const MAX_PASSED_OVER: u32 = 1_000;
+/// Code of a close frame that names none (RFC 6455, section 7.4.1).
+const NO_CLOSE_CODE: u16 = 1005;
+
+/// What is said to every guardian of a run: texts that are made once and shared.
+pub(super) struct Words {
+    auth: Utf8Bytes,
+    command: Utf8Bytes,
+    action: Action,
+    timeout: Duration,
+}
+
+impl Words {
+    pub(super) fn new(
+        key: &PresharedKey,
+        action: Action,
+        generation: Option<u64>,
+        timeout: Duration,
+    ) -> Self {
+        let auth = Request::Auth {
+            key: key.expose().to_owned().into(),
+        };
+        let command = Request::Command {
+            action,
+            id: None,
+            generation,
+        };
+        Self {
+            auth: auth.to_text().into(),
+            command: command.to_text().into(),
+            action,
+            timeout,
+        }
+    }
+}
+
+/// How one attempt ended.
+pub(super) struct Attempt {
+    /// The address that was connected to, or tried last.
+    pub(super) address: Option<SocketAddr>,
+    /// The guardian's answer, or why there is none.
+    pub(super) result: Result<Box<Response>, Fault>,
+    /// The connection, if there was one: our goodbye is said, the guardian's may be waited for.
+    pub(super) line: Option<Line>,
+}
+
+/// A whole conversation with `target`.
+pub(super) async fn converse(words: &Words, target: &Target) -> Attempt {
+    let clock = Clock {
+        deadline: Instant::now() + words.timeout,
+        timeout: words.timeout,
+    };
+    let mut address = None;
+    let mut line = match dial(target, &clock, &mut address).await {
+        Ok(line) => line,
+        Err(fault) => {
+            return Attempt {
+                address,
+                result: Err(fault),
+                line: None,
+            };
+        }
+    };
+    let result = match line.authenticate(words, &clock).await {
+        Ok(()) => line.command(words, &clock).await,
+        Err(fault) => Err(fault),
+    };
+    line.say_goodbye(&clock).await;
+    Attempt {
+        address,
+        result,
+        line: Some(line),
+    }
+}
+
+/// The deadline of an attempt, and the timeout that it came from, for messages.
+struct Clock {
+    deadline: Instant,
+    timeout: Duration,
+}
+
+impl Clock {
+    async fn within<T>(&self, phase: Phase, future: impl Future<Output = T>) -> Result<T, Fault> {
+        timeout_at(self.deadline, future)
+            .await
+            .map_err(|_| Fault::TimedOut {
+                phase,
+                after: self.timeout,
+            })
+    }
+}
+
+/// Looks up, connects, shakes hands: an open line.
+async fn dial(target: &Target, clock: &Clock, address: &mut Option<SocketAddr>) -> Result<Line, Fault> {
+    let addresses = look_up(target, clock).await?;
+    *address = addresses.first().copied();
+    let (stream, connected) = clock.within(Phase::Connecting, connect(&addresses)).await??;
+    *address = Some(connected);
+    Line::open(stream, target, connected, clock).await
+}
+
+async fn look_up(target: &Target, clock: &Clock) -> Result<Vec<SocketAddr>, Fault> {
+    // An address needs no resolver, and no thread to wait for one.
+    if let Ok(ip) = target.host.parse::<IpAddr>() {
+        return Ok(vec![SocketAddr::new(ip, target.port)]);
+    }
+    let found = clock
+        .within(Phase::LookingUp, lookup_host((target.host.as_str(), target.port)))
+        .await?;
+    match found {
+        Ok(addresses) => {
+            let addresses: Vec<_> = addresses.take(MAX_ADDRESSES).collect();
+            if addresses.is_empty() {
+                return Err(Fault::Lookup {
+                    reason: "it has no address".to_owned(),
+                });
+            }
+            Ok(addresses)
+        }
+        Err(error) => Err(Fault::Lookup {
+            reason: error.to_string(),
+        }),
+    }
+}
+
+/// Connects to the first of `addresses` that accepts; each gets a head start over the next one. The caller owns
+/// the deadline.
+async fn connect(addresses: &[SocketAddr]) -> Result<(TcpStream, SocketAddr), Fault> {
+    let attempt = |address: SocketAddr| async move { (address, TcpStream::connect(address).await) };
+    let mut waiting = addresses.iter().copied();
+    let mut trying = FuturesUnordered::new();
+    let mut errors: Vec<(SocketAddr, io::Error)> = Vec::new();
+    trying.extend(waiting.next().map(attempt));
+    loop {
+        tokio::select! {
+            biased;
+            ended = trying.next() => match ended {
+                Some((address, Ok(stream))) => {
+                    // Small messages that wait for answers: Nagle's algorithm only delays them.
+                    let _ = stream.set_nodelay(true);
+                    return Ok((stream, address));
+                }
+                Some((address, Err(error))) => {
+                    errors.push((address, error));
+                    trying.extend(waiting.next().map(attempt));
+                }
+                None => return Err(connect_fault(&errors)),
+            },
+            () = sleep(HEAD_START), if waiting.len() > 0 => trying.extend(waiting.next().map(attempt)),
+        }
+    }
+}
+
+fn connect_fault(errors: &[(SocketAddr, io::Error)]) -> Fault {
+    let all = |kind| errors.iter().all(|(_, error)| error.kind() == kind);
+    let join = |show: &dyn Fn(&(SocketAddr, io::Error)) -> String| {
+        errors.iter().map(show).collect::<Vec<_>>().join(", ")
+    };
+    let descriptors = errors.iter().find(|(_, error)| {
+        matches!(
+            error.raw_os_error().map(nix::errno::Errno::from_raw),
+            Some(nix::errno::Errno::EMFILE | nix::errno::Errno::ENFILE)
+        )
+    });
+    if let Some((_, error)) = descriptors {
+        return Fault::NoDescriptor {
+            reason: error.to_string(),
+        };
+    }
+    if all(io::ErrorKind::ConnectionRefused) {
+        return Fault::Refused {
+            addresses: join(&|(address, _)| address.to_string()),
+        };
+    }
+    Fault::Unreachable {
+        reason: join(&|(address, error)| format!("{address}: {error}")),
+    }
+}
+
+/// An open conversation.
+pub(super) struct Line {
+    socket: WebSocketStream<TcpStream>,
+}
+
+impl Line {
+    async fn open(
+        stream: TcpStream,
+        target: &Target,
+        address: SocketAddr,
+        clock: &Clock,
+    ) -> Result<Self, Fault> {
+        let config = WebSocketConfig::default()
+            .read_buffer_size(READ_BUFFER_BYTES)
+            .write_buffer_size(0)
+            .max_message_size(Some(ANSWER_MAX_BYTES))
+            .max_frame_size(Some(ANSWER_MAX_BYTES));
+        // The name for the Host header; what no header can hold (a zone, letters beyond ASCII) becomes the address.
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+        let url = if target.host.chars().all(plain) {
+            format!("ws://{}:{}/", target.host, target.port)
+        } else {
+            format!("ws://{}/", SocketAddr::new(address.ip(), address.port()))
+        };
+        let shake = client_async_with_config(url, stream, Some(config));
+        match clock.within(Phase::Handshake, shake).await? {
+            Ok((socket, _)) => Ok(Self { socket }),
+            Err(error) => Err(socket_fault(error, Phase::Handshake)),
+        }
+    }
+
+    async fn authenticate(&mut self, words: &Words, clock: &Clock) -> Result<(), Fault> {
+        let phase = Phase::Authenticating;
+        self.say(&words.auth, phase, clock).await?;
+        match self.hear(words.action, phase, clock).await? {
+            Heard::Auth { ok: true, .. } => Ok(()),
+            Heard::Auth { ok: false, message } => Err(Fault::BadKey { message }),
+            Heard::Error(message) => Err(Fault::Answered { message }),
+            _ => Err(Fault::Internal),
+        }
+    }
+
+    async fn command(&mut self, words: &Words, clock: &Clock) -> Result<Box<Response>, Fault> {
+        let phase = Phase::Answer(words.action);
+        self.say(&words.command, phase, clock).await?;
+        match self.hear(words.action, phase, clock).await? {
+            Heard::Response(response) => Ok(response),
+            Heard::Error(message) => Err(Fault::Answered { message }),
+            _ => Err(Fault::Internal),
+        }
+    }
+
+    async fn say(&mut self, text: &Utf8Bytes, phase: Phase, clock: &Clock) -> Result<(), Fault> {
+        clock
+            .within(phase, self.socket.send(Message::Text(text.clone())))
+            .await?
+            .map_err(|error| socket_fault(error, phase))
+    }
+
+    /// The next message that `phase` waits for. Pings are answered while this waits.
+    async fn hear(&mut self, action: Action, phase: Phase, clock: &Clock) -> Result<Heard, Fault> {
+        for _ in 0..MAX_PASSED_OVER {
+            let heard = match clock.within(phase, self.next()).await? {
+                Ok(Message::Text(text)) => understand(&text, action),
+                Ok(Message::Close(frame)) => {
+                    let (code, reason) = frame.map_or((NO_CLOSE_CODE, String::new()), |frame| {
+                        (frame.code.into(), line(&frame.reason, 123))
+                    });
+                    return Err(Fault::closed(phase, code, reason));
+                }
+                Ok(_) => continue,
+                Err(error) => return Err(socket_fault(error, phase)),
+            };
+            match (phase, heard) {
+                (_, Heard::Rubbish(reason)) => return Err(Fault::Rubbish { reason }),
+                (Phase::Authenticating, heard @ Heard::Auth { .. })
+                | (Phase::Answer(_), heard @ Heard::Response(_))
+                | (_, heard @ Heard::Error(_)) => return Ok(heard),
+                // Said again, or too early: not what is waited for.
+                _ => {}
+            }
+        }
+        Err(Fault::Rubbish {
+            reason: format!("it said {MAX_PASSED_OVER} things that are no answer"),
+        })
+    }
+
+    /// The next message that is no ping or pong: a guardian may keep alive a long wait as often as it likes.
+    async fn next(&mut self) -> Result<Message, WsError> {
+        loop {
+            match self.socket.next().await {
+                None => return Err(WsError::ConnectionClosed),
+                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+                Some(other) => return other,
+            }
+        }
+    }
+
+    /// One write into a socket buffer that is empty or gone; what goes wrong with it has no consequence. The code
+    /// is 1000, because libraries take a close frame without one for an error and log it.
+    async fn say_goodbye(&mut self, clock: &Clock) {
+        let frame = CloseFrame {
+            code: CLOSE_NORMAL.into(),
+            reason: Utf8Bytes::from_static(""),
+        };
+        // Past the deadline this still tries once.
+        let _ = timeout_at(clock.deadline, self.socket.close(Some(frame))).await;
+    }
+
+    /// Waits for the guardian's goodbye, for at most `patience`, so that it sees a clean end.
+    pub(super) async fn leave(mut self, patience: Duration) {
+        let _ = tokio::time::timeout(patience, async {
+            while let Some(Ok(_)) = self.socket.next().await {}
+        })
+        .await;
+    }
+}
+
+fn socket_fault(error: WsError, phase: Phase) -> Fault {
+    let lost = |reason: String| Fault::Lost { phase, reason };
+    let end_of_stream = || lost("the other side closed it without a word".to_owned());
+    match error {
+        WsError::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => end_of_stream(),
+        WsError::Io(error) => lost(error.to_string()),
+        WsError::ConnectionClosed | WsError::AlreadyClosed => end_of_stream(),
+        WsError::Protocol(
+            ProtocolError::HandshakeIncomplete | ProtocolError::ResetWithoutClosingHandshake,
+        ) => end_of_stream(),
+        WsError::Capacity(error @ CapacityError::MessageTooLong { .. }) => Fault::TooLong {
+            reason: error.to_string(),
+        },
+        WsError::Http(response) => Fault::NoUpgrade {
+            status: response.status().as_u16(),
+        },
+        other => Fault::Rubbish {
+            reason: line(&other.to_string(), 200),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::Ipv4Addr;
+    use tokio::net::TcpListener;
+
+    fn address(port: u16) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, port).into()
+    }
+
+    /// A port of this machine that nothing listens on: taken and given back.
+    async fn closed_port() -> SocketAddr {
+        let listener = TcpListener::bind(address(0)).await.unwrap();
+        listener.local_addr().unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_next_address_of_a_name_is_tried_when_one_refuses() {
+        let closed = closed_port().await;
+        let listener = TcpListener::bind(address(0)).await.unwrap();
+        let open = listener.local_addr().unwrap();
+        let (_, connected) = connect(&[closed, open]).await.unwrap();
+        assert_eq!(connected, open);
+        let fault = connect(&[closed, closed]).await.unwrap_err();
+        assert_eq!(
+            fault,
+            Fault::Refused {
+                addresses: format!("{closed}, {closed}")
+            }
+        );
+    }
+
+    #[tokio::test]
+    async fn an_address_that_swallows_packets_does_not_eat_the_time_of_the_next() {
+        // A listener whose backlog is full drops what comes, like a firewall.
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(address(0)).unwrap();
+        let deaf = socket.listen(1).unwrap();
+        let swallows = deaf.local_addr().unwrap();
+        let mut fill = Vec::new();
+        for _ in 0..3 {
+            let connecting = tokio::spawn(TcpStream::connect(swallows));
+            fill.push(connecting);
+        }
+        let listener = TcpListener::bind(address(0)).await.unwrap();
+        let open = listener.local_addr().unwrap();
+        // Whether the kernel let one more in or not, one of the two answers well before a SYN is repeated.
+        let (_, connected) = connect(&[swallows, open]).await.unwrap();
+        assert!(connected == open || connected == swallows);
+        for connecting in fill {
+            connecting.abort();
+        }
+    }
+
+    #[test]
+    fn a_shortage_of_descriptors_is_ours_and_not_the_hosts() {
+        let error = io::Error::from_raw_os_error(nix::errno::Errno::EMFILE as i32);
+        let fault = connect_fault(&[(address(1), error)]);
+        assert!(matches!(fault, Fault::NoDescriptor { .. }), "{fault:?}");
+        assert!(fault.remedy().contains("LimitNOFILE"));
+    }
+}

@@ -1,0 +1,215 @@
+//! All hosts: at most so many at once, tried again as planned, each with a result.
+//!
+//! **Promise.** [`run`] returns a report for every target, in the order of the plan, also when it is stopped.
+//! At most `max_parallel` conversations are open, and as many more that are over and say goodbye.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::dial::{Attempt, Words, converse};
+use super::fault::{Fault, repeat_is_harmless};
+use super::hosts::Target;
+use super::report::{HostReport, REPORT_VERSION, Report, Summary};
+use super::schedule::{Next, Schedule, retry_at};
+use crate::protocol::{Action, PresharedKey};
+
+/// How long a guardian may take to say goodbye, while other hosts are talked to.
+const GOODBYE: Duration = Duration::from_secs(1);
+/// How long the end of a run waits for goodbyes: a round trip. A socket that is closed before takes the guardian's
+/// last words for an error, and so may the guardian take ours.
+const LAST_GOODBYE: Duration = Duration::from_millis(50);
+
+/// What to do with whom.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// What to tell them.
+    pub action: Action,
+    /// The guardians.
+    pub targets: Vec<Target>,
+    /// The key that all of them know.
+    pub key: PresharedKey,
+    /// For each attempt: name lookup, connection, handshake, authentication and answer together.
+    pub timeout: Duration,
+    /// Most conversations at once; 0 counts as 1.
+    pub max_parallel: usize,
+    /// How long after the start of the run hosts are tried again.
+    pub retry_for: Option<Duration>,
+    /// Sent with the command.
+    pub generation: Option<u64>,
+}
+
+/// Who is told while a run goes on.
+pub trait Observer {
+    /// A host has its result.
+    fn finished(&mut self, report: &HostReport) {
+        let _ = report;
+    }
+
+    /// A host will be tried again after `delay`.
+    fn retrying(&mut self, target: &Target, attempts: u32, fault: &Fault, delay: Duration) {
+        let _ = (target, attempts, fault, delay);
+    }
+}
+
+/// Nobody.
+impl Observer for () {}
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// What it found.
+    pub report: Report,
+    /// Whether it was stopped before all hosts had a result of their own.
+    pub interrupted: bool,
+}
+
+#[derive(Default)]
+struct Progress {
+    started: Option<Instant>,
+    attempts: u32,
+    report: Option<HostReport>,
+}
+
+/// Tells all targets of `plan`, and returns when each has a result or `stop` is cancelled.
+///
+/// Nothing is printed. A future that is dropped closes all its connections.
+pub async fn run(plan: &Plan, observer: &mut dyn Observer, stop: &CancellationToken) -> Outcome {
+    let begun = Instant::now();
+    let until = plan.retry_for.map(|duration| begun + duration);
+    let harmless = repeat_is_harmless(plan.action, plan.generation);
+    let parallel = plan.max_parallel.max(1);
+    let words = Arc::new(Words::new(&plan.key, plan.action, plan.generation, plan.timeout));
+    let chance = RandomState::new();
+
+    let mut progress: Vec<Progress> = Vec::new();
+    progress.resize_with(plan.targets.len(), Progress::default);
+    let mut schedule = Schedule::new(plan.targets.len());
+    let mut talking: JoinSet<(usize, Attempt)> = JoinSet::new();
+    let mut leaving: JoinSet<()> = JoinSet::new();
+    let stopped = stop.cancelled();
+    tokio::pin!(stopped);
+
+    let interrupted = loop {
+        let mut wake = None;
+        while talking.len() < parallel {
+            let now = Instant::now();
+            match schedule.next(now) {
+                Next::Start(index) => {
+                    let (Some(target), Some(slot)) = (plan.targets.get(index), progress.get_mut(index))
+                    else {
+                        continue;
+                    };
+                    slot.started.get_or_insert(now);
+                    slot.attempts += 1;
+                    let (target, words) = (target.clone(), Arc::clone(&words));
+                    talking.spawn(async move { (index, converse(&words, &target).await) });
+                }
+                Next::Wait(at) => {
+                    wake = Some(at);
+                    break;
+                }
+                Next::Done => break,
+            }
+        }
+        if talking.is_empty() && wake.is_none() {
+            break false;
+        }
+        let (index, attempt) = tokio::select! {
+            biased;
+            () = &mut stopped => break true,
+            Some(ended) = talking.join_next() => match ended {
+                Ok(ended) => ended,
+                // The task broke; its host is found without a report below.
+                Err(_) => continue,
+            },
+            () = sleep_until(wake.unwrap_or(begun)), if wake.is_some() => continue,
+        };
+        let (Some(target), Some(slot)) = (plan.targets.get(index), progress.get_mut(index)) else {
+            continue;
+        };
+        while leaving.try_join_next().is_some() {}
+        if let Some(line) = attempt.line
+            && leaving.len() < parallel
+        {
+            leaving.spawn(line.leave(GOODBYE));
+        }
+        let now = Instant::now();
+        let elapsed_ms = milliseconds(now - slot.started.unwrap_or(begun));
+        let report = match attempt.result {
+            Ok(response) => HostReport::answered(
+                target.name.clone(),
+                attempt.address,
+                *response,
+                slot.attempts,
+                elapsed_ms,
+            ),
+            Err(fault) => {
+                if fault.is_worth_retrying(harmless)
+                    && let Some(at) =
+                        retry_at(now, until, slot.attempts, chance.hash_one((index, slot.attempts)))
+                {
+                    observer.retrying(target, slot.attempts, &fault, at - now);
+                    schedule.again(index, at);
+                    continue;
+                }
+                HostReport::failed(
+                    target.name.clone(),
+                    attempt.address,
+                    &fault,
+                    slot.attempts,
+                    elapsed_ms,
+                )
+            }
+        };
+        observer.finished(&report);
+        slot.report = Some(report);
+    };
+    let now = Instant::now();
+    talking.abort_all();
+    if !interrupted {
+        let _ = timeout(LAST_GOODBYE, async {
+            while leaving.join_next().await.is_some() {}
+        })
+        .await;
+    }
+
+    let missing = if interrupted {
+        Fault::Interrupted
+    } else {
+        Fault::Internal
+    };
+    let hosts: Vec<HostReport> = plan
+        .targets
+        .iter()
+        .zip(progress)
+        .map(|(target, slot)| {
+            slot.report.unwrap_or_else(|| {
+                let elapsed_ms = slot.started.map_or(0, |started| milliseconds(now - started));
+                let report =
+                    HostReport::failed(target.name.clone(), None, &missing, slot.attempts, elapsed_ms);
+                observer.finished(&report);
+                report
+            })
+        })
+        .collect();
+    Outcome {
+        report: Report {
+            version: REPORT_VERSION,
+            action: plan.action,
+            generation: plan.generation,
+            summary: Summary::of(&hosts),
+            hosts,
+            elapsed_ms: milliseconds(now - begun),
+        },
+        interrupted,
+    }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,3 @@
+//! The real binaries, driven from outside. One test binary, so that it is linked once.
+
+mod coordinator;
