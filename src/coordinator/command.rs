@@ -122,7 +122,7 @@ enum Output {
 /// When the command line or a file is wrong, or no generation could be taken; then nothing was sent.
 pub fn run(cli: Cli) -> Result<u8, Failure> {
     let (action, options, generation) = match cli.command {
-        Command::Page(page) => return cli::print_page::<Cli>(&page).map(|()| 0),
+        Command::Page(page) => return cli::print_page::<Cli>(&page),
         Command::Drain(d) => (
             Action::Drain,
             d.options,
