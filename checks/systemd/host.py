@@ -265,6 +265,7 @@ class Host:
     def _furnish(self, root: Path) -> None:
         (root / "etc/machine-id").write_text("")
         (root / "etc/hostname").write_text("throw-away\n")
+        (root / "etc/hosts").write_text("127.0.0.1 localhost\n::1 localhost\n127.0.1.1 throw-away\n")
         # What a test does not look at only costs time at boot.
         for unit in ("systemd-timesyncd.service", "getty.target", "console-getty.service", "apt-daily.timer", "apt-daily-upgrade.timer", "e2scrub_all.timer", "fstrim.timer", "dpkg-db-backup.timer", "systemd-networkd.service", "systemd-resolved.service"):
             link = root / "etc/systemd/system" / unit
