@@ -4,7 +4,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use io_guardian::cli::{self, PageCommand};
-use io_guardian::guardian;
+use io_guardian::units::processes::keeper;
+use io_guardian::{demo, guardian};
 
 /// Stops what depends on the databases before they go, and starts it when they are back.
 #[derive(Parser)]
@@ -18,6 +19,16 @@ struct Arguments {
 enum Command {
     /// Guard this host: listen for a coordinator, drain and undrain
     Serve(guardian::ServeArgs),
+    /// Wait until databases really answer
+    Wait(guardian::wait::WaitArgs),
+    /// See the whole story on this machine, with databases and services of its own; needs no root
+    Demo(demo::DemoArgs),
+    /// A dependent of the demo
+    #[command(hide = true)]
+    DemoApp(demo::app::AppArgs),
+    /// Cleans up after whoever started it
+    #[command(hide = true)]
+    Keeper(keeper::KeeperArgs),
     #[command(flatten)]
     Page(PageCommand),
 }
@@ -25,6 +36,10 @@ enum Command {
 fn main() -> ExitCode {
     cli::main(|arguments: Arguments| match arguments.command {
         Command::Serve(args) => guardian::serve(args),
+        Command::Wait(args) => guardian::wait::run(&args),
+        Command::Demo(args) => demo::run(args),
+        Command::DemoApp(args) => demo::app::run(args),
+        Command::Keeper(args) => keeper::run(args),
         Command::Page(page) => cli::print_page::<Arguments>(&page),
     })
 }

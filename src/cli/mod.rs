@@ -116,8 +116,21 @@ pub fn block_on<F: Future>(future: F) -> Result<F::Output, Failure> {
         .build()
         .map_err(|error| Failure::failed(format!("cannot start the runtime: {error}")))?;
     let output = runtime.block_on(future);
-    // A name lookup whose deadline has passed still sits in the C library, on a thread that cannot be stopped. The
-    // process must not wait for it.
+    // Dropping the runtime would wait for threads that nobody can wake, such as a lookup of a name with a dead
+    // DNS: a process that is told to end must end.
     runtime.shutdown_background();
     Ok(output)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_end_of_the_runtime_waits_for_no_blocked_thread() {
+        let (free, blocked) = std::sync::mpsc::channel::<()>();
+        super::block_on(async {
+            tokio::task::spawn_blocking(move || blocked.recv());
+        })
+        .unwrap();
+        drop(free);
+    }
 }

@@ -19,6 +19,7 @@ pub mod operations;
 mod serve;
 mod server;
 pub mod session;
+pub mod wait;
 
 pub use config::ServeArgs;
 pub use serve::run as serve;

@@ -99,4 +99,7 @@ pub enum UnitsError {
         /// What the bus said last.
         reason: String,
     },
+    /// The guardian ends: what it had in hand is stopped or about to be.
+    #[error("the guardian is about to end, and stops its processes; ask again when it runs again")]
+    Ending,
 }

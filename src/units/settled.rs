@@ -16,7 +16,7 @@ pub struct Settled {
 }
 
 /// How a sentence goes on after the units that it names.
-const SEE: &str = "see `systemctl status` and `journalctl -u` of them";
+pub(super) const SEE: &str = "see `systemctl status` and `journalctl -u` of them";
 
 impl Settled {
     /// A drain is over (a unit that has an `elapsed_ms` came to rest in it): each unit of `units` is stopped or, past the deadline, still moves. `left` names units of

@@ -1,0 +1,419 @@
+//! `io-guardian wait`: holds a boot until the databases really answer.
+//!
+//! **Promise.** Exit code 0 means that every database named was ready when it was asked last, and that this was at
+//! most one interval and one timeout ago: a database that goes away while another is awaited is awaited again.
+//! Attempts *start* one interval apart (or as soon as the one before is over, when that took longer), so the whole
+//! takes at most attempts × max(interval, timeout): five minutes by default.
+//!
+//! **What it does not guarantee.** It ends when the databases are ready and watches nothing afterwards.
+
+mod progress;
+mod report;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
+use futures_util::StreamExt;
+use futures_util::stream::{FuturesUnordered, Stream};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+
+use crate::cli::{self, Failure, HostPort};
+use crate::probe::{Password, PostgresLogin, Probe, RedisLogin, Verdict};
+use crate::telemetry::{self, notify};
+
+use progress::{Progress, State, explain};
+use report::{Attempt, Report};
+
+/// What is added to the time that the next attempt may take, when the service manager is told how long we make sense.
+const NOTIFY_MARGIN: Duration = Duration::from_secs(10);
+
+const AFTER_HELP: &str = "\
+Attempts on a database start one --interval apart, or as soon as the one before is over: by default all is over after
+five minutes. Databases are asked in parallel, and all must be ready at the same time.
+
+Ready means that a query would be served:
+  PostgreSQL  with --user: SELECT 1 comes back from --database. Without: the server accepts connections. A server
+              that starts, stops, recovers or is full is not ready.
+  Redis       PING is answered with PONG. An error reply (LOADING, MASTERDOWN, NOAUTH, MISCONF) is not ready.
+
+Exit codes:
+   0  all databases are ready
+   1  at least one was not ready at the last attempt, or a signal came first; each is named with its cause
+  64  the command line is wrong
+  78  a password file cannot be read, or is empty
+
+In a unit: Type=oneshot with NotifyAccess=main (or Type=notify). Then this command prolongs TimeoutStartSec= for as
+long as it has attempts left.";
+
+/// Wait until the databases really answer.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = AFTER_HELP)]
+pub struct WaitArgs {
+    /// A PostgreSQL to wait for; may be given more than once. Port 5432 where none is written.
+    #[arg(long, value_name = "HOST[:PORT]")]
+    postgres: Vec<HostPort>,
+    /// A Redis to wait for; may be given more than once. Port 6379 where none is written.
+    #[arg(long, value_name = "HOST[:PORT]")]
+    redis: Vec<HostPort>,
+    /// How often each database is asked before giving up.
+    #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
+    attempts: u32,
+    /// Time from the start of one attempt to the start of the next.
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = cli::parse_duration)]
+    interval: Duration,
+    /// Deadline of one attempt, the lookup of the name included.
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = cli::parse_duration)]
+    timeout: Duration,
+    /// Refuse a PostgreSQL standby. Needs --user: only a query tells.
+    #[arg(long)]
+    require_primary: bool,
+    /// Log in to PostgreSQL as this role and have a query answered.
+    #[arg(long, value_name = "ROLE", value_parser = NonEmptyStringValueParser::new())]
+    user: Option<String>,
+    /// File with the password of --user.
+    #[arg(long, value_name = "FILE", requires = "user")]
+    password_file: Option<PathBuf>,
+    /// Database to log in to [default: named like --user].
+    #[arg(long, value_name = "NAME", requires = "user", value_parser = NonEmptyStringValueParser::new())]
+    database: Option<String>,
+    /// File with the password of Redis.
+    #[arg(long, value_name = "FILE")]
+    redis_password_file: Option<PathBuf>,
+    /// User of Redis' access control list [default: the default user].
+    #[arg(long, value_name = "NAME", requires = "redis_password_file", value_parser = NonEmptyStringValueParser::new())]
+    redis_user: Option<String>,
+}
+
+/// Runs `io-guardian wait`.
+pub fn run(args: &WaitArgs) -> Result<u8, Failure> {
+    check(args)?;
+    let probes = probes(args)?;
+    telemetry::start(telemetry::stderr_is_journal());
+    let pace = Pace {
+        attempts: args.attempts,
+        interval: args.interval,
+        timeout: args.timeout,
+    };
+    cli::block_on(wait(probes, pace))?
+}
+
+/// What clap cannot say with a remedy.
+fn check(args: &WaitArgs) -> Result<(), Failure> {
+    if args.postgres.is_empty() && args.redis.is_empty() {
+        return Err(Failure::usage(
+            "wait: there is nothing to wait for; name a database with --postgres HOST[:PORT] or --redis HOST[:PORT]",
+        ));
+    }
+    if args.postgres.is_empty() && (args.require_primary || args.user.is_some()) {
+        return Err(Failure::usage(
+            "wait: --require-primary and --user are about PostgreSQL, but none is named; add --postgres HOST[:PORT]",
+        ));
+    }
+    if args.redis.is_empty() && args.redis_password_file.is_some() {
+        return Err(Failure::usage(
+            "wait: --redis-password-file is given, but no Redis is named; add --redis HOST[:PORT]",
+        ));
+    }
+    if args.require_primary && args.user.is_none() {
+        return Err(Failure::usage(
+            "wait: --require-primary needs a login, because only a query tells a primary from a standby; add --user \
+             ROLE, and --password-file FILE where the role has a password",
+        ));
+    }
+    Ok(())
+}
+
+fn probes(args: &WaitArgs) -> Result<Vec<Probe>, Failure> {
+    let mut wrong = Vec::new();
+    let mut read = |option: &str, path: Option<&Path>| {
+        path.and_then(|path| {
+            Password::read(path)
+                .map_err(|error| wrong.push(format!("wait: {option}: {error}")))
+                .ok()
+        })
+    };
+    let password = read("--password-file", args.password_file.as_deref());
+    let redis_password = read("--redis-password-file", args.redis_password_file.as_deref());
+    if !wrong.is_empty() {
+        return Err(Failure::configs(wrong));
+    }
+    let postgres_login = args.user.as_ref().map(|user| PostgresLogin {
+        user: user.clone(),
+        password,
+        database: args.database.clone().unwrap_or_else(|| user.clone()),
+        require_primary: args.require_primary,
+    });
+    let redis_login = redis_password.map(|password| RedisLogin {
+        user: args.redis_user.clone(),
+        password,
+    });
+    let postgres = args.postgres.iter().cloned();
+    let redis = args.redis.iter().cloned();
+    Ok(postgres
+        .map(|address| Probe::postgres(address, postgres_login.clone()))
+        .chain(redis.map(|address| Probe::redis(address, redis_login.clone())))
+        .collect())
+}
+
+#[derive(Clone, Copy)]
+struct Pace {
+    attempts: u32,
+    interval: Duration,
+    timeout: Duration,
+}
+
+impl Pace {
+    /// How long we may be silent and still make sense.
+    fn patience(self) -> Duration {
+        self.interval.max(self.timeout) + self.timeout + NOTIFY_MARGIN
+    }
+}
+
+async fn wait(probes: Vec<Probe>, pace: Pace) -> Result<u8, Failure> {
+    let cannot = |error| Failure::failed(format!("wait: cannot listen for signals: {error}"));
+    let mut terminate = signal(SignalKind::terminate()).map_err(cannot)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(cannot)?;
+    let names: Vec<String> = probes.iter().map(Probe::to_string).collect();
+    let report = Report::start(&names);
+    let mut progress = Progress::new(probes.len(), pace.attempts);
+    let began = Instant::now();
+    notify::extend_timeout(pace.patience());
+    notify::status(&format!("waiting for {}", names.join(", ")));
+    let mut verdicts = attempts(probes, pace);
+    let mut signal = None;
+    while progress.state() == State::Waiting {
+        let (index, verdict) = tokio::select! {
+            biased;
+            name = either(&mut terminate, &mut interrupt) => {
+                signal = Some(name);
+                break;
+            }
+            next = verdicts.next() => match next {
+                Some(next) => next,
+                None => break,
+            },
+        };
+        let news = progress.record(index, verdict.clone());
+        report.attempt(&Attempt {
+            index,
+            database: &names[index],
+            made: progress.made(index),
+            of: pace.attempts,
+            elapsed: began.elapsed(),
+            verdict: &verdict,
+            news,
+        });
+        notify::extend_timeout(pace.patience());
+        if news {
+            notify::status(&status(&names, &progress));
+        }
+    }
+    drop(verdicts);
+    report.end();
+    let elapsed = began.elapsed();
+    if progress.state() == State::AllReady {
+        notify::ready("all databases are ready");
+        return Ok(0);
+    }
+    let mut messages: Vec<String> = progress
+        .not_ready()
+        .map(|(index, cause)| explain(&names[index], progress.made(index), elapsed, cause))
+        .collect();
+    if let Some(name) = signal {
+        messages.insert(0, format!("ended by {name} before all databases were ready"));
+    }
+    notify::stopping(&messages.join("; "));
+    Err(fail(&report, messages))
+}
+
+/// On a terminal the messages are printed; elsewhere they are logged, for a journal to show them as errors.
+fn fail(report: &Report, messages: Vec<String>) -> Failure {
+    let messages = match report {
+        Report::Terminal(_) => messages,
+        Report::Lines => {
+            for message in messages {
+                tracing::error!("{message}");
+            }
+            Vec::new()
+        }
+    };
+    Failure {
+        code: cli::EXIT_FAILED,
+        messages,
+    }
+}
+
+fn status(names: &[String], progress: &Progress) -> String {
+    let missing: Vec<String> = progress
+        .not_ready()
+        .map(|(index, cause)| match cause {
+            Some(cause) => format!("{}: {cause}", names[index]),
+            None => names[index].clone(),
+        })
+        .collect();
+    format!("waiting for {}", missing.join("; "))
+}
+
+async fn either(terminate: &mut Signal, interrupt: &mut Signal) -> &'static str {
+    tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    }
+}
+
+/// The verdicts on all databases as they come, each with its index; each database has its own loop of attempts.
+fn attempts(probes: Vec<Probe>, pace: Pace) -> impl Stream<Item = (usize, Verdict)> + Unpin {
+    let (found, mut verdicts) = mpsc::channel(probes.len().max(1));
+    let loops: FuturesUnordered<_> = probes
+        .into_iter()
+        .enumerate()
+        .map(|(index, probe)| one(index, probe, pace, found.clone()))
+        .collect();
+    drop(found);
+    // The loops run inside the stream: who drops it ends every attempt at once.
+    let mut loops = Box::pin(loops.collect::<()>());
+    let mut running = true;
+    futures_util::stream::poll_fn(move |cx| {
+        if running && loops.as_mut().poll(cx).is_ready() {
+            running = false;
+        }
+        verdicts.poll_recv(cx)
+    })
+}
+
+async fn one(index: usize, mut probe: Probe, pace: Pace, found: mpsc::Sender<(usize, Verdict)>) {
+    let mut start = Instant::now();
+    for _ in 0..pace.attempts {
+        sleep_until(start).await;
+        let verdict = probe.attempt(start + pace.timeout).await;
+        if found.send((index, verdict)).await.is_err() {
+            return;
+        }
+        start = Instant::now().max(start + pace.interval);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        wait: WaitArgs,
+    }
+
+    fn parse(args: &[&str]) -> WaitArgs {
+        Cli::try_parse_from(std::iter::once("wait").chain(args.iter().copied()))
+            .unwrap_or_else(|error| panic!("{error}"))
+            .wait
+    }
+
+    fn failure(args: &[&str]) -> Failure {
+        let args = parse(args);
+        check(&args).and_then(|()| probes(&args).map(drop)).unwrap_err()
+    }
+
+    #[test]
+    fn the_defaults_are_five_minutes() {
+        let args = parse(&["--redis", "db"]);
+        assert_eq!(
+            (args.attempts, args.interval, args.timeout),
+            (60, Duration::from_secs(5), Duration::from_secs(5))
+        );
+    }
+
+    #[test]
+    fn databases_are_named_with_their_ports() {
+        let args = parse(&[
+            "--postgres",
+            "db",
+            "--postgres",
+            "[::1]:5433",
+            "--redis",
+            "db",
+            "--redis",
+            "x:1",
+        ]);
+        let names: Vec<_> = probes(&args).unwrap().iter().map(Probe::to_string).collect();
+        assert_eq!(
+            names,
+            [
+                "postgres db:5432",
+                "postgres [::1]:5433",
+                "redis db:6379",
+                "redis x:1"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_wrong_command_line_is_told_with_its_remedy() {
+        for (args, remedy) in [
+            (&[][..], "--postgres HOST[:PORT] or --redis HOST[:PORT]"),
+            (&["--postgres", "db", "--require-primary"], "--user"),
+            (&["--redis", "db", "--user", "x"], "add --postgres"),
+            (
+                &["--postgres", "db", "--redis-password-file", "/x"],
+                "add --redis",
+            ),
+        ] {
+            let failure = failure(args);
+            assert_eq!(failure.code, cli::EXIT_USAGE);
+            assert!(failure.messages[0].contains(remedy), "{failure:?}");
+        }
+        for args in [
+            &["--redis", "db", "--attempts", "0"][..],
+            &["--redis", "db", "--interval", "0s"],
+            &["--redis", "a:b:c"],
+            &["--postgres", "db", "--password-file", "/x"],
+            &["--redis", "db", "--redis-user", "x"],
+            &["--postgres", "db", "--user", ""],
+        ] {
+            assert!(
+                Cli::try_parse_from(std::iter::once("wait").chain(args.iter().copied())).is_err(),
+                "{args:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn all_wrong_password_files_are_named_at_once() {
+        let failure = failure(&[
+            "--postgres",
+            "db",
+            "--user",
+            "x",
+            "--password-file",
+            "/no/such/a",
+            "--redis",
+            "db",
+            "--redis-password-file",
+            "/no/such/b",
+        ]);
+        assert_eq!(failure.code, cli::EXIT_CONFIG);
+        assert!(failure.messages[0].contains("/no/such/a") && failure.messages[1].contains("/no/such/b"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn attempts_start_one_interval_apart() {
+        // A port of this machine on which nobody listens any more: refused at once.
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = HostPort::parse(&listener.local_addr().unwrap().to_string()).unwrap();
+        drop(listener);
+        let pace = Pace {
+            attempts: 3,
+            interval: Duration::from_secs(5),
+            timeout: Duration::from_secs(2),
+        };
+        let began = Instant::now();
+        let found: Vec<_> = attempts(vec![Probe::redis(address, None)], pace).collect().await;
+        assert_eq!(found.len(), 3);
+        assert!(began.elapsed() >= Duration::from_secs(10) && began.elapsed() < Duration::from_secs(15));
+    }
+}

@@ -1,0 +1,235 @@
+//! The edge to the kernel: starting a process in its own group, signalling, waiting, looking around.
+//!
+//! Everything here returns at once. Nothing here decides.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Command, ExitStatus, Stdio};
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::unistd::Pid;
+
+use super::config::ProcessSpec;
+use super::core::{Ending, Stray};
+
+/// What a guardian is told through its environment and its children must not hear: who they would answer to, and
+/// where the secrets are.
+pub(super) const OURS: [&str; 9] = [
+    "NOTIFY_SOCKET",
+    "LISTEN_FDS",
+    "LISTEN_FDNAMES",
+    "LISTEN_PID",
+    "WATCHDOG_USEC",
+    "WATCHDOG_PID",
+    "CREDENTIALS_DIRECTORY",
+    "GUARDIAN_PSK_FILE",
+    "IO_GUARDIAN_PSK",
+];
+
+/// Starts a process in a group of its own, and returns the number of both. When it returns, the program runs.
+pub(super) fn spawn(spec: &ProcessSpec) -> io::Result<i32> {
+    let mut command = Command::new(&spec.program);
+    if let Some(name) = spec.command.first() {
+        command.arg0(name);
+    }
+    command.args(spec.command.iter().skip(1)).stdin(Stdio::null());
+    for variable in OURS {
+        command.env_remove(variable);
+    }
+    command.envs(&spec.environment);
+    if let Some(folder) = &spec.working_directory {
+        command.current_dir(folder);
+    }
+    in_own_group(&mut command);
+    let child = command.spawn()?;
+    i32::try_from(child.id()).map_err(io::Error::other)
+}
+
+/// Makes `command` lead a process group of its own, die with the thread that spawns it, and inherit no
+/// descriptor but the standard ones.
+pub fn in_own_group(command: &mut Command) {
+    command.process_group(0);
+    let parent = Pid::this();
+    let prepare = move || {
+        nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+        // Too late when the parent died before the line above.
+        if Pid::parent() != parent {
+            return Err(Errno::ESRCH.into());
+        }
+        close_on_exec();
+        Ok(())
+    };
+    #[allow(unsafe_code)]
+    // SAFETY: between fork and exec only async-signal-safe calls are allowed (signal-safety(7)). `prepare` makes
+    // three system calls (prctl, getppid, close_range), and neither allocates, locks nor panics.
+    unsafe {
+        command.pre_exec(prepare);
+    }
+}
+
+/// Makes `command` lead a session of its own, out of reach of the terminal's signals, and inherit no descriptor but
+/// the standard ones. It outlives us.
+pub(super) fn in_own_session(command: &mut Command) {
+    let prepare = || {
+        nix::unistd::setsid()?;
+        close_on_exec();
+        Ok(())
+    };
+    #[allow(unsafe_code)]
+    // SAFETY: as above: two system calls (setsid, close_range), and nothing else.
+    unsafe {
+        command.pre_exec(prepare);
+    }
+}
+
+/// Marks every descriptor from 3 on as close-on-exec: sockets that a service manager passed us come without that
+/// mark. Kernels before 5.11 refuse; there the marks that each opener made have to do.
+fn close_on_exec() {
+    #[allow(unsafe_code)]
+    // SAFETY: close_range(2) with CLOSE_RANGE_CLOEXEC only sets a flag of descriptors, and touches no memory.
+    unsafe {
+        nix::libc::syscall(
+            nix::libc::SYS_close_range,
+            3u32,
+            u32::MAX,
+            nix::libc::CLOSE_RANGE_CLOEXEC,
+        );
+    }
+}
+
+/// Sends `signal` to a whole group. A group that is gone is no error.
+pub(super) fn signal_group(group: i32, signal: i32) -> nix::Result<()> {
+    let signal = Signal::try_from(signal)?;
+    ignore_gone(killpg(Pid::from_raw(group), signal))
+}
+
+/// Sends `signal` to a stray, and to its whole group when it leads one.
+pub(super) fn signal_stray(pid: i32, signal: i32) -> nix::Result<()> {
+    let signal = Signal::try_from(signal)?;
+    let pid = Pid::from_raw(pid);
+    if nix::unistd::getpgid(Some(pid)) == Ok(pid) {
+        ignore_gone(killpg(pid, signal))
+    } else {
+        ignore_gone(kill(pid, signal))
+    }
+}
+
+fn ignore_gone(result: nix::Result<()>) -> nix::Result<()> {
+    match result {
+        Err(Errno::ESRCH) => Ok(()),
+        other => other,
+    }
+}
+
+/// Reaps one child that has ended: of the group `-which` when negative, any child at all for -1, or just `which`.
+///
+/// Not by nix: its `waitpid` reaps a child that died of a realtime signal and then returns an error for it.
+pub(super) fn reap(which: i32) -> Option<(i32, Ending)> {
+    let mut status = 0;
+    loop {
+        #[allow(unsafe_code)]
+        // SAFETY: waitpid(2) writes one int to the address that it is given, and `status` is one that lives on.
+        let pid = unsafe { nix::libc::waitpid(which, &raw mut status, nix::libc::WNOHANG) };
+        match pid {
+            -1 if Errno::last() == Errno::EINTR => {}
+            ..=0 => return None,
+            _ => break Some((pid, ending(ExitStatus::from_raw(status)))),
+        }
+    }
+}
+
+fn ending(status: ExitStatus) -> Ending {
+    match (status.code(), status.signal()) {
+        (None, Some(signal)) => Ending::Killed {
+            signal,
+            dumped: status.core_dumped(),
+        },
+        (code, _) => Ending::Exited(code.unwrap_or(-1)),
+    }
+}
+
+/// Whether nothing of a group runs. The dead that their parent has not reaped do not count: nobody but that parent
+/// can make them go away, and they hold nothing.
+pub(super) fn group_is_empty(group: i32) -> bool {
+    if killpg(Pid::from_raw(group), None) == Err(Errno::ESRCH) {
+        return true;
+    }
+    let members: Vec<_> = processes().into_iter().filter(|p| p.group == group).collect();
+    !members.is_empty() && members.iter().all(|p| p.dead)
+}
+
+/// Children of ours that are in none of `groups`, the dead and `except` left out.
+///
+/// All of /proc is read: /proc/self/task/*/children may miss some while others end (proc(5)).
+pub(super) fn strays(groups: &BTreeSet<i32>, except: &BTreeSet<i32>) -> Vec<Stray> {
+    let us = Pid::this().as_raw();
+    processes()
+        .into_iter()
+        .filter(|p| p.parent == us && !p.dead && !groups.contains(&p.group) && !except.contains(&p.pid))
+        .map(|p| Stray {
+            pid: p.pid,
+            name: p.name,
+        })
+        .collect()
+}
+
+/// Whether the environment that a process was started with holds `text`.
+pub(super) fn environment_holds(pid: i32, text: &str) -> bool {
+    std::fs::read(format!("/proc/{pid}/environ"))
+        .is_ok_and(|environment| String::from_utf8_lossy(&environment).contains(text))
+}
+
+struct Process {
+    pid: i32,
+    name: String,
+    parent: i32,
+    group: i32,
+    dead: bool,
+}
+
+fn processes() -> Vec<Process> {
+    let Ok(entries) = std::fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
+        .filter_map(|pid| {
+            let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+            parse_stat(&String::from_utf8_lossy(&stat))
+        })
+        .collect()
+}
+
+/// `PID (NAME) STATE PARENT GROUP …` (proc(5)). The name may hold anything, brackets and spaces included.
+fn parse_stat(stat: &str) -> Option<Process> {
+    let (pid, rest) = stat.split_once(" (")?;
+    let (name, rest) = rest.rsplit_once(") ")?;
+    let mut fields = rest.split(' ');
+    let state = fields.next()?;
+    Some(Process {
+        pid: pid.parse().ok()?,
+        name: name.to_owned(),
+        parent: fields.next()?.parse().ok()?,
+        group: fields.next()?.parse().ok()?,
+        dead: matches!(state, "Z" | "X" | "x"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_may_hold_anything() {
+        let read = parse_stat("12 (a) S 1 (b)) Z 3 4 5 0 -1").unwrap();
+        assert_eq!(
+            (read.pid, read.name.as_str(), read.parent, read.group, read.dead),
+            (12, "a) S 1 (b)", 3, 4, true)
+        );
+        assert!(parse_stat("nonsense").is_none());
+        assert!(processes().iter().any(|p| p.pid == Pid::this().as_raw()));
+    }
+}
