@@ -11,7 +11,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use zeroize::Zeroizing;
 
-use super::limits::{ANSWER_MAX_UNITS, ID_MAX_BYTES};
+use super::limits::{ANSWER_MAX_BYTES, ANSWER_MAX_UNITS, ID_MAX_BYTES};
+
+/// What an answer keeps free of units for everything else, in bytes.
+const MESSAGE_ROOM_BYTES: usize = 32 << 10;
 
 /// What a coordinator can ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -343,7 +346,8 @@ pub struct Response {
     /// The dependents, those that need attention first; absent in answers that are not about units.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub units: Option<Vec<UnitReport>>,
-    /// How many more there are than `units` names (never more than [`ANSWER_MAX_UNITS`] are named).
+    /// How many more there are than `units` names (as many are named as an answer can hold, and never more
+    /// than [`ANSWER_MAX_UNITS`]).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub units_omitted: Option<u64>,
     /// `status` only: the target that is guarded.
@@ -391,8 +395,19 @@ impl Response {
             (_, true) => 2,
             _ => 3,
         });
-        let omitted = units.len().saturating_sub(ANSWER_MAX_UNITS);
-        units.truncate(ANSWER_MAX_UNITS);
+        // The names of the fields and the numbers take under 96 bytes; a quote or backslash in a name takes two.
+        let size = |u: &UnitReport| {
+            96 + 2 * (u.name.len() + u.state.len() + u.result.as_ref().map_or(0, String::len))
+        };
+        let mut room = ANSWER_MAX_BYTES - MESSAGE_ROOM_BYTES;
+        let fits = units.iter().take(ANSWER_MAX_UNITS).take_while(|unit| {
+            let left = room.checked_sub(size(unit));
+            room = left.unwrap_or(0);
+            left.is_some()
+        });
+        let named = fits.count();
+        let omitted = units.len() - named;
+        units.truncate(named);
         self.units = Some(units);
         self.units_omitted = (omitted > 0).then_some(omitted as u64);
         self
@@ -485,3 +500,7 @@ fn text<T: Serialize>(value: &T) -> String {
     }
     String::from_utf8(out).unwrap_or_default()
 }
+
+#[cfg(test)]
+#[path = "message_tests.rs"]
+mod tests;
