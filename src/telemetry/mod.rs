@@ -10,33 +10,37 @@ use std::fmt;
 use std::io::IsTerminal;
 
 use tracing::{Event, Level, Subscriber};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::format::{FormatFields, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent};
 use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::{Layer, layer::SubscriberExt, registry, util::SubscriberInitExt};
 
 /// Starts logging. `journal` says whether standard error is a journal ([`stderr_is_journal`]).
 ///
 /// A second call does nothing: the first one wins.
 pub fn start(journal: bool) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
-    let _ = if journal {
-        builder
-            .with_ansi(false)
-            .event_format(JournalLine)
-            .try_init()
-            .map_err(|_| ())
+    // `Targets` and not `EnvFilter`: the latter brings a regular expression engine, a megabyte in every daemon.
+    let chosen = std::env::var("RUST_LOG")
+        .ok()
+        .map(|text| (text.parse::<Targets>(), text));
+    let filter = match &chosen {
+        Some((Ok(filter), _)) => filter.clone(),
+        _ => Targets::new().with_default(Level::INFO),
+    };
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let started = if journal {
+        let lines = lines.with_ansi(false).event_format(JournalLine);
+        registry().with(lines.with_filter(filter)).try_init()
     } else {
         let ansi = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        builder
-            .with_target(false)
-            .with_ansi(ansi)
+        registry()
+            .with(lines.with_target(false).with_ansi(ansi).with_filter(filter))
             .try_init()
-            .map_err(|_| ())
     };
+    if let (Ok(()), Some((Err(error), text))) = (started, chosen) {
+        tracing::warn!(%error, "RUST_LOG={text:?} is ignored; write for example io_guardian=debug");
+    }
 }
 
 /// Whether standard error is connected to the journal: systemd says so in `$JOURNAL_STREAM`
