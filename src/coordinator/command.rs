@@ -89,7 +89,8 @@ struct Options {
     #[arg(long, env = "GUARDIAN_TIMEOUT", value_name = "DURATION", default_value = "60s", value_parser = parse_duration)]
     timeout: Duration,
 
-    /// How many hosts are contacted at once, at most; the limit on open files can lower it.
+    /// How many hosts are contacted at once, at most; the limit on open files can lower it. The others wait for
+    /// their turn, so a drain of more hosts than this takes as long as several.
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
     max_parallel: usize,
 

@@ -81,6 +81,7 @@ impl Connection {
                     Err(_) => self.shared.noise(Noise::Handshake, self.peer, "no WebSocket handshake in time"),
                 },
                 () = self.evicted.cancelled() => {}
+                () = self.shared.closing.cancelled() => {}
             }
         }
         self.shared.release(self.id);

@@ -219,9 +219,37 @@ async fn feed_watchdog(acceptors: Vec<mpsc::Sender<oneshot::Sender<()>>>, manage
     }
 }
 
+/// The chain of deadlines: a unit's own stop, then the guardian's, then the coordinator's.
 async fn warn_of_deadlines(systemd: Arc<Systemd>, command_timeout: Duration) {
-    match systemd.deadline_warnings(command_timeout).await {
-        Ok(warnings) => warnings.iter().for_each(|warning| tracing::warn!("{warning}")),
+    match systemd.slower_than(command_timeout).await {
+        Ok(slower) => {
+            let Some((unit, stop)) = slower.first() else {
+                return;
+            };
+            let others = if slower.len() > 1 {
+                format!(" and {} more", slower.len() - 1)
+            } else {
+                String::new()
+            };
+            tracing::warn!(
+                why = format!(
+                    "{unit} (TimeoutStopSec={}){others} may take longer to stop than a drain waits ({}): lower \
+                     TimeoutStopSec=, or raise --command-timeout and, above it, the coordinator's --timeout",
+                    seconds(*stop),
+                    seconds(command_timeout)
+                ),
+                "deadlines do not form a chain"
+            );
+        }
         Err(error) => tracing::warn!(%error, "cannot check the dependents' deadlines"),
+    }
+}
+
+fn seconds(duration: Duration) -> String {
+    // systemd's `infinity` is the largest number of microseconds.
+    if duration.as_secs() > u64::from(u32::MAX) {
+        "infinity".to_owned()
+    } else {
+        format!("{}s", duration.as_secs())
     }
 }

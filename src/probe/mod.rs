@@ -117,9 +117,7 @@ impl Probe {
     pub async fn attempt(&mut self, deadline: Instant) -> Verdict {
         let addresses = match timeout_at(deadline, self.addresses()).await {
             Err(_) => return Verdict::NotReady(Cause::TimedOut(Stage::Lookup)),
-            Ok(Err(error)) => {
-                return Verdict::NotReady(Cause::NameNotFound(verdict::quoted(&error.to_string())));
-            }
+            Ok(Err(error)) => return Verdict::NotReady(lookup_cause(&error)),
             Ok(Ok(addresses)) if addresses.is_empty() => {
                 return Verdict::NotReady(Cause::NameNotFound("the answer is empty".to_owned()));
             }
@@ -195,6 +193,15 @@ impl Probe {
             Ok(Ok(verdict)) => verdict,
         }
     }
+}
+
+fn lookup_cause(error: &io::Error) -> Cause {
+    let said = error.to_string();
+    // What getaddrinfo(3) says comes after the standard library's own words.
+    let why = said
+        .strip_prefix("failed to lookup address information: ")
+        .unwrap_or(&said);
+    Cause::NameNotFound(verdict::quoted(why))
 }
 
 fn connect_cause(error: &io::Error) -> Cause {

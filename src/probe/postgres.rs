@@ -83,15 +83,14 @@ async fn knock(mut stream: Bounded) -> Result<Verdict, Fault> {
     frontend::startup_message(parameters, &mut out)?;
     stream.write_all(&out).await?;
     let mut buffer = BytesMut::with_capacity(1024);
+    let mut is_in = false;
     loop {
         use backend::Message;
         match next_message(&mut stream, &mut buffer).await? {
             // We are in without a password: then the server says more, and we hear it out.
-            Message::AuthenticationOk
-            | Message::ParameterStatus(_)
-            | Message::BackendKeyData(_)
-            | Message::NoticeResponse(_) => {}
-            Message::ReadyForQuery(_) => {
+            Message::AuthenticationOk => is_in = true,
+            Message::ParameterStatus(_) | Message::BackendKeyData(_) | Message::NoticeResponse(_) => {}
+            Message::ReadyForQuery(_) if is_in => {
                 out.clear();
                 frontend::terminate(&mut out);
                 stream.write_all(&out).await?;
@@ -99,11 +98,12 @@ async fn knock(mut stream: Bounded) -> Result<Verdict, Fault> {
             }
             Message::AuthenticationCleartextPassword
             | Message::AuthenticationMd5Password(_)
-            | Message::AuthenticationSasl(_)
             | Message::AuthenticationGss
             | Message::AuthenticationSspi
             | Message::AuthenticationKerberosV5
             | Message::AuthenticationScmCredential => return Ok(Verdict::Ready),
+            // The list of mechanisms must be one: rubbish can begin like this message.
+            Message::AuthenticationSasl(body) if body.mechanisms().count()? > 0 => return Ok(Verdict::Ready),
             Message::ErrorResponse(body) => {
                 let error = ErrorReply::read(&body)?;
                 return Ok(match error.classify() {
@@ -272,11 +272,14 @@ impl ErrorReply {
             "28000" if routine == "InitializeSessionUserId" || message.starts_with("role \"") => {
                 Cause::NoSuchRole(said())
             }
-            // Only TLS would help: PostgreSQL 14 and later, and before.
-            "28000" if message.contains("no encryption") || message.contains("SSL off") => {
-                Cause::TlsRequired(said())
+            // PostgreSQL 14 and later, and before. "pg_hba.conf rejects connection" ends like this too, but means it.
+            "28000"
+                if message.starts_with("no pg_hba.conf entry")
+                    && (message.contains("no encryption") || message.contains("SSL off")) =>
+            {
+                Cause::NotAllowedWithoutTls(said())
             }
-            // No line of pg_hba.conf lets us in; or the role may not connect to this database.
+            // pg_hba.conf refuses us; or the role may not connect to this database.
             "28000" | "42501" => Cause::NotAllowed(said()),
             _ => Cause::ErrorReply(quoted(&format!("{message} ({code})"))),
         }
@@ -354,14 +357,16 @@ mod tests {
             (
                 "28000",
                 "no pg_hba.conf entry for host \"::1\", user \"x\", database \"x\", no encryption",
-                Cause::TlsRequired(said(
+                Cause::NotAllowedWithoutTls(said(
                     "no pg_hba.conf entry for host \"::1\", user \"x\", database \"x\", no encryption",
                 )),
             ),
             (
                 "28000",
-                "pg_hba.conf rejects connection",
-                Cause::NotAllowed(said("pg_hba.conf rejects connection")),
+                "pg_hba.conf rejects connection for host \"::1\", no encryption",
+                Cause::NotAllowed(said(
+                    "pg_hba.conf rejects connection for host \"::1\", no encryption",
+                )),
             ),
             (
                 "42501",

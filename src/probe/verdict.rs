@@ -50,8 +50,8 @@ pub enum Cause {
     PasswordNotWanted,
     /// The server refuses this client: pg_hba.conf, Redis' protected mode, or its access control list.
     NotAllowed(String),
-    /// PostgreSQL lets this client in with TLS only.
-    TlsRequired(String),
+    /// No line of pg_hba.conf lets this client in without TLS. PostgreSQL does not say whether one would with TLS.
+    NotAllowedWithoutTls(String),
     /// Redis loads its data.
     Loading,
     /// Redis is a replica that lost its primary, and will not serve stale data.
@@ -152,9 +152,11 @@ impl fmt::Display for Cause {
             Self::NotAllowed(said) => {
                 write!(f, "it does not let this client in: {said}: allow this host and user there")
             }
-            Self::TlsRequired(said) => {
-                write!(f, "it wants TLS, which this probe does not speak: {said}: probe without --user, or allow this host without TLS")
-            }
+            Self::NotAllowedWithoutTls(said) => write!(
+                f,
+                "it does not let this client in without TLS, which this probe does not speak: {said}: add a line to \
+                 pg_hba.conf, or probe without --user"
+            ),
             Self::Loading => f.write_str("it is loading its data (LOADING): wait, its log shows how far it is"),
             Self::MasterDown => f.write_str(
                 "it is a replica without its primary (MASTERDOWN): repair the replication, or name the primary",
@@ -224,7 +226,7 @@ mod tests {
             Cause::PasswordNeeded(Kind::Redis),
             Cause::PasswordNotWanted,
             Cause::NotAllowed(said()),
-            Cause::TlsRequired(said()),
+            Cause::NotAllowedWithoutTls(said()),
             Cause::Loading,
             Cause::MasterDown,
             Cause::Busy,

@@ -5,5 +5,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod coordinator;
+mod databases;
 mod demo;
 mod processes;
+mod wait;

@@ -32,22 +32,26 @@ use report::{Attempt, Report};
 const NOTIFY_MARGIN: Duration = Duration::from_secs(10);
 
 const AFTER_HELP: &str = "\
-Attempts on a database start one --interval apart, or as soon as the one before is over: by default all is over after
-five minutes. Databases are asked in parallel, and all must be ready at the same time.
+Attempts on a database start one --interval apart, or as soon as the one before
+is over: by default all is over after five minutes. Databases are asked in
+parallel, and all must be ready at the same time.
 
 Ready means that a query would be served:
-  PostgreSQL  with --user: SELECT 1 comes back from --database. Without: the server accepts connections. A server
-              that starts, stops, recovers or is full is not ready.
-  Redis       PING is answered with PONG. An error reply (LOADING, MASTERDOWN, NOAUTH, MISCONF) is not ready.
+  PostgreSQL  With --user: SELECT 1 comes back from --database. Without: it
+              accepts connections, and is not starting, stopping, recovering
+              or full.
+  Redis       PING is answered with PONG, not with an error such as LOADING,
+              MASTERDOWN, NOAUTH or MISCONF.
 
 Exit codes:
    0  all databases are ready
-   1  at least one was not ready at the last attempt, or a signal came first; each is named with its cause
+   1  one was not ready at its last attempt, or a signal came first; each that
+      is not ready is named with its cause
   64  the command line is wrong
   78  a password file cannot be read, or is empty
 
-In a unit: Type=oneshot with NotifyAccess=main (or Type=notify). Then this command prolongs TimeoutStartSec= for as
-long as it has attempts left.";
+In a unit: Type=oneshot with NotifyAccess=main, or Type=notify. This command
+then prolongs TimeoutStartSec= for as long as it has attempts left.";
 
 /// Wait until the databases really answer.
 #[derive(Args, Clone, Debug)]

@@ -1,7 +1,7 @@
 //! How `wait` tells what it sees: on a terminal a line for each database that changes in place, elsewhere a log line
 //! for each change.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -50,6 +50,8 @@ impl Report {
             news,
         } = *at;
         match (self, verdict) {
+            // Ready as before: the line says since when.
+            (Self::Terminal(_), Verdict::Ready) if !news => {}
             (Self::Terminal(lines), verdict) => {
                 if let Some(line) = lines.get(index) {
                     line.set_message(match verdict {
@@ -74,6 +76,8 @@ impl Report {
             for line in lines {
                 line.abandon();
             }
+            // The cursor stays behind the last line; what comes next begins on its own.
+            let _ = writeln!(std::io::stderr().lock());
         }
     }
 }

@@ -197,23 +197,23 @@ impl Link {
         self.signals.subscribe()
     }
 
-    /// Queues a job, `start` or `stop`, replacing a conflicting one. Returns the units of all jobs that this
-    /// makes or joins: what the job pulls in, and what stops with it.
-    pub(super) async fn enqueue(&self, unit: &str, verb: &'static str) -> Result<Vec<String>, CallError> {
-        type Affected = Vec<(u32, OwnedObjectPath, String, OwnedObjectPath, String)>;
-        type Enqueued = (u32, OwnedObjectPath, String, OwnedObjectPath, String, Affected);
-        // EnqueueUnitJob is the one call that says which units a job drags along (systemd 242 and later).
-        let path = unit_path(unit);
-        let job: Enqueued = match self.manager("EnqueueUnitJob", &(unit, verb, "replace")).await {
-            Err(CallError::Answered { name, text }) if name.ends_with("UnknownMethod") => {
-                return Err(CallError::Answered {
-                    name,
-                    text: format!("{text} ({path})"),
-                });
-            }
-            other => other?,
-        };
-        Ok(job.5.into_iter().map(|(_, _, unit, _, _)| unit).collect())
+    /// Queues a job, replacing a conflicting one. `method` is `StartUnit` or `StopUnit`: systemd's own bus policy
+    /// lets users other than root call these and asks polkit, but not `EnqueueUnitJob`.
+    pub(super) async fn queue(&self, method: &str, unit: &str) -> Result<(), CallError> {
+        self.manager::<_, OwnedObjectPath>(method, &(unit, "replace"))
+            .await
+            .map(|_| ())
+    }
+
+    /// The units that have a job of `kind` (`start`, `stop`, …) queued or running.
+    pub(super) async fn units_with_job(&self, kind: &str) -> Result<Vec<String>, CallError> {
+        type Job = (u32, String, String, String, OwnedObjectPath, OwnedObjectPath);
+        let jobs: Vec<Job> = self.manager("ListJobs", &()).await?;
+        Ok(jobs
+            .into_iter()
+            .filter(|job| job.2 == kind)
+            .map(|job| job.1)
+            .collect())
     }
 
     /// The states of `names`, in one call.

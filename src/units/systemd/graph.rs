@@ -38,6 +38,15 @@ impl Graph {
     }
 }
 
+/// Whether stopping one of `stopped` stops a unit with these `properties` too.
+pub(super) fn stops_with(properties: &HashMap<String, Vec<String>>, stopped: &dyn Fn(&str) -> bool) -> bool {
+    ["Requires", "Requisite", "BindsTo", "PartOf"]
+        .iter()
+        .filter_map(|kind| properties.get(*kind))
+        .flatten()
+        .any(|unit| stopped(unit))
+}
+
 /// Whether a unit has processes of its own, or starts units that have.
 fn runs_or_starts(unit: &str) -> bool {
     matches!(

@@ -6,7 +6,7 @@
 //! that restarts meanwhile is survived: the connection is made again, and the states are read again.
 //!
 //! Who depends is asked of systemd each time ([`graph`]); what a stop drags along further down
-//! (a dependent of a dependent) is what systemd itself puts into the transaction.
+//! (a dependent of a dependent) is found among the jobs that systemd itself makes of it.
 //!
 //! **Not promised.** A dependent that a socket or a timer outside the graph starts again is stopped again while
 //! the drain is under way, and not after it.
@@ -79,36 +79,39 @@ impl Systemd {
         }
     }
 
-    /// What is wrong with the dependents' own deadlines, a sentence each: a unit that may take longer to stop
-    /// than a drain waits makes every drain of it a gamble.
+    /// The dependents that may take longer to stop than a drain waits, and how long: each makes a drain a gamble.
     ///
     /// # Errors
     /// When systemd could not be asked, or the target does not exist.
-    pub async fn deadline_warnings(&self, command_timeout: Duration) -> Result<Vec<String>, UnitsError> {
+    pub async fn slower_than(
+        &self,
+        command_timeout: Duration,
+    ) -> Result<Vec<(String, Duration)>, UnitsError> {
         let work = async {
             let link = self.link().await?;
             let (graph, _) = self.read_graph(&link).await?;
             let services: Vec<_> = graph
                 .dependents
-                .iter()
+                .into_iter()
                 .filter(|u| u.ends_with(".service"))
                 .collect();
-            let stops = join_all(services.iter().map(|unit| {
+            let stops = services.iter().map(|unit| {
                 link.property::<u64>(unit, "org.freedesktop.systemd1.Service", "TimeoutStopUSec")
-            }));
-            let limit = u64::try_from(command_timeout.as_micros()).unwrap_or(u64::MAX);
-            let longer = services.iter().zip(stops.await).filter_map(|(unit, stop)| match stop {
-                Ok(Some(stop)) if stop >= limit => Some(format!(
-                    "{unit} may take {} to stop, but a drain waits {command_timeout:?}: \
-                     lower its TimeoutStopSec=, or raise --command-timeout (and the coordinator's --timeout above it)",
-                    if stop == u64::MAX { "for ever".to_owned() } else { format!("{:?}", Duration::from_micros(stop)) }
-                )),
-                _ => None,
             });
-            Ok(longer.collect())
+            let stops = join_all(stops).await;
+            let slower = services
+                .into_iter()
+                .zip(stops)
+                .filter_map(|(unit, stop)| match stop {
+                    Ok(Some(stop)) => {
+                        Some((unit, Duration::from_micros(stop))).filter(|(_, s)| *s >= command_timeout)
+                    }
+                    _ => None,
+                });
+            Ok(slower.collect())
         };
         match work.await {
-            Ok(warnings) => Ok(warnings),
+            Ok(slower) => Ok(slower),
             Err(Interrupted::Fatal(error)) => Err(error),
             Err(Interrupted::Lost(reason)) => Err(UnitsError::Unreachable { reason }),
         }
@@ -214,15 +217,10 @@ impl Systemd {
         let link = self.link().await?;
         let mut waiting = Waiting::new(&link);
         // Who depends is read in the same moment: the answer needs it, the stop does not wait for it.
-        let (dragged, graph) = tokio::join!(link.enqueue(&self.target, "stop"), self.read_graph(&link));
-        let (graph, _) = graph?;
-        let dragged = dragged.map_err(|error| self.interrupted(error, "stop", &self.target))?;
-        progress.dragged.extend(
-            dragged
-                .into_iter()
-                .filter(|u| *u != self.target && !graph.dependents.contains(u)),
-        );
-        progress.graph = graph;
+        let (stop, graph) = tokio::join!(link.queue("StopUnit", &self.target), self.read_graph(&link));
+        progress.graph = graph?.0;
+        stop.map_err(|error| self.interrupted(error, "stop", &self.target))?;
+        self.find_dragged(&link, progress).await?;
         loop {
             self.look(&link, progress).await?;
             let moving: Vec<&Listed> = progress
@@ -236,17 +234,13 @@ impl Systemd {
             let idle = moving
                 .iter()
                 .filter(|u| u.job == 0 && u.active_state != "deactivating");
-            let stops =
-                join_all(idle.map(|u| async { (u.name.clone(), link.enqueue(&u.name, "stop").await) })).await;
+            let stops = idle.map(|u| async { (u.name.clone(), link.queue("StopUnit", &u.name).await) });
+            let stops = join_all(stops).await;
             if !stops.is_empty() {
                 for (unit, stop) in stops {
-                    let dragged = stop.map_err(|error| self.interrupted(error, "stop", &unit))?;
-                    progress.dragged.extend(
-                        dragged
-                            .into_iter()
-                            .filter(|u| *u != self.target && !progress.graph.dependents.contains(u)),
-                    );
+                    stop.map_err(|error| self.interrupted(error, "stop", &unit))?;
                 }
+                self.find_dragged(&link, progress).await?;
                 continue;
             }
             let jobs = moving.iter().map(|u| u.job).filter(|job| *job != 0).collect();
@@ -262,10 +256,39 @@ impl Systemd {
         }
     }
 
+    /// Finds the dependents of dependents: units that systemd is stopping because what they depend on stops.
+    async fn find_dragged(&self, link: &Link, progress: &mut Progress) -> Result<(), Interrupted> {
+        let fault = |error| self.interrupted(error, "read", &self.target);
+        let known = |progress: &Progress, unit: &str| {
+            unit == self.target || progress.graph.dependents.contains(unit) || progress.dragged.contains(unit)
+        };
+        let mut stopping = link.units_with_job("stop").await.map_err(fault)?;
+        stopping.retain(|unit| !known(progress, unit));
+        // Usually there are none; at a shutdown all units of the host stop, and most are no concern of ours.
+        let properties = join_all(stopping.iter().map(|unit| link.dependencies(unit))).await;
+        let mut others: Vec<_> = stopping
+            .into_iter()
+            .zip(properties)
+            // One that cannot be read is gone already.
+            .filter_map(|(unit, properties)| Some((unit, properties.ok()?)))
+            .collect();
+        // Each round finds those that hang on the ones found before it.
+        loop {
+            let (found, rest): (Vec<_>, Vec<_>) = others
+                .into_iter()
+                .partition(|(_, properties)| graph::stops_with(properties, &|unit| known(progress, unit)));
+            if found.is_empty() {
+                return Ok(());
+            }
+            progress.dragged.extend(found.into_iter().map(|(unit, _)| unit));
+            others = rest;
+        }
+    }
+
     async fn try_undrain(&self, progress: &mut Progress) -> Result<(), Interrupted> {
         let link = self.link().await?;
         let mut waiting = Waiting::new(&link);
-        let (started, graph) = tokio::join!(link.enqueue(&self.target, "start"), self.read_graph(&link));
+        let (started, graph) = tokio::join!(link.queue("StartUnit", &self.target), self.read_graph(&link));
         progress.graph = graph?.0;
         started.map_err(|error| self.interrupted(error, "start", &self.target))?;
         loop {

@@ -7,6 +7,7 @@ use std::sync::Mutex;
 use io_guardian::coordinator::Verdict;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 
@@ -39,7 +40,7 @@ async fn one_host_that_swallows_everything_costs_only_itself() {
             "--hosts-file",
             shown(&file),
             "--timeout",
-            "1s",
+            "3s",
             "--output",
             "json",
         ])
@@ -275,4 +276,44 @@ async fn told_to_end_it_reports_what_it_has() {
         assert_eq!(results, [Verdict::Ok, Verdict::Failed]);
         assert!(report.hosts[1].message.contains("interrupted"), "{report:?}");
     }
+}
+
+#[tokio::test]
+async fn told_twice_it_ends_although_nobody_reads_what_it_prints() {
+    let place = Place::new();
+    let closed = closed_port().await;
+    let (_, port) = closed.rsplit_once(':').unwrap();
+    // More than a pipe holds.
+    let hosts: Vec<String> = (0..1_000)
+        .map(|n| format!("127.1.{}.{}", n / 250, n % 250 + 1))
+        .collect();
+    let file = place.write("hosts", &hosts.join("\n"));
+    let mut command = place.command(&[
+        "ping",
+        "--hosts-file",
+        shown(&file),
+        "--port",
+        port,
+        "--output",
+        "json",
+    ]);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let pid = Pid::from_raw(child.id().unwrap().cast_signed());
+    let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
+    let mut log_until = async |part: &str| {
+        while let Some(line) = log.next_line().await.unwrap() {
+            if line.contains(part) {
+                return;
+            }
+        }
+        panic!("the log ends without {part:?}");
+    };
+    log_until("ping is done").await;
+    kill(pid, Signal::SIGTERM).unwrap();
+    log_until("told to end").await;
+    kill(pid, Signal::SIGTERM).unwrap();
+    log_until("ended at once").await;
+    let status = child.wait().await.unwrap();
+    assert_eq!(status.code(), Some(1));
 }

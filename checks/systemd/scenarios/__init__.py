@@ -1,0 +1,1 @@
+"""Scenarios on a real systemd: each test is one sentence of behaviour."""

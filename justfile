@@ -1,0 +1,33 @@
+# `just` lists what can be done here. Each recipe is one line that works without just, too.
+
+_list:
+    @just --list --unsorted
+
+# The whole story on one machine, in under a minute, with no root
+demo *ARGS:
+    cargo run -- demo {{ ARGS }}
+
+# Everything that CI runs; `just check --fast`, `just check test`
+check *ARGS:
+    ./checks/run {{ ARGS }}
+
+# Unit, integration and property tests
+test *ARGS:
+    cargo test --locked {{ ARGS }}
+
+# Put the source in order
+fmt:
+    cargo fmt
+
+# Scenarios on a throw-away host with a real systemd; `just systemd -k superseded` for some
+systemd *ARGS:
+    cargo build --locked --bins
+    /usr/bin/python3 checks/systemd/run_scenarios.py {{ ARGS }}
+
+# A shell in a throw-away host with a real systemd
+shell:
+    /usr/bin/python3 checks/systemd/host.py --shell
+
+# Figures for docs/BENCHMARKS.md (release build, needs root)
+bench *ARGS:
+    ./checks/bench {{ ARGS }}
