@@ -131,7 +131,7 @@ async fn tell(stage: &mut Stage, screen: &Mutex<Screen>) -> Result<Vec<String>, 
 
 /// Stops everything: in order, or at once when another signal comes.
 async fn clean(mut stage: Stage, signals: &mut Signals) -> Result<(), Failure> {
-    let keeper = stage.shelter.pid();
+    let keeper_pid = stage.shelter.pid();
     let in_order = tokio::select! {
         biased;
         _ = signals.next() => Ok(()),
@@ -141,7 +141,7 @@ async fn clean(mut stage: Stage, signals: &mut Signals) -> Result<(), Failure> {
     };
     let Stage { root, shelter, .. } = stage;
     let finish = tokio::task::spawn_blocking(move || shelter.close());
-    match timeout(END_TIME, finish).await {
+    match timeout(keeper::PATIENCE + END_TIME, finish).await {
         Ok(Ok(Ok(()))) => {}
         Ok(Ok(Err(error))) => return Err(left(&root, &error.to_string())),
         Ok(Err(error)) => return Err(left(&root, &error.to_string())),
@@ -149,7 +149,7 @@ async fn clean(mut stage: Stage, signals: &mut Signals) -> Result<(), Failure> {
     }
     // The guardians' own keepers end a moment after them, and what a killed PostgreSQL leaves ends by itself.
     let gone = async {
-        while children_left(keeper) {
+        while children_left(keeper_pid) {
             sleep(Duration::from_millis(20)).await;
         }
     };

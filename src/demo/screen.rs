@@ -89,8 +89,14 @@ impl Screen {
 
     /// Takes the table away; the story stays.
     pub(super) fn close_table(&mut self) {
-        for bar in self.rows.drain(..).filter_map(|row| row.bar) {
-            bar.finish_and_clear();
-        }
+        let Some(table) = &self.table else {
+            return;
+        };
+        // When it cannot be cleared, the terminal is gone, and so is the table. First of all, because a bar that is
+        // removed is drawn once more.
+        let _ = table.clear();
+        table.set_draw_target(ProgressDrawTarget::hidden());
+        self.rows.clear();
+        self.table = None;
     }
 }

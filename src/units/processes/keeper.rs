@@ -29,8 +29,9 @@ pub const MARKER: &str = ".made-by-io-guardian";
 
 /// Longest line that a keeper reads, in bytes: a sign and two numbers.
 const LINE_MAX_BYTES: usize = 32;
-/// The longest that a group which may end in order is waited for.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// The longest that a group which may end in order is waited for. On a busy machine it needs its time, and nobody
+/// waits for us then.
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Arguments of `io-guardian keeper`.
 #[derive(clap::Args, Clone, Debug)]
