@@ -22,7 +22,7 @@ impl Verdict {
 
 /// Why a database is not ready. `Display` is one line: what was seen, then what to do about it.
 ///
-/// Texts that came from the peer went through [`quoted`]: short, and free of control characters.
+/// Texts that came from the peer are quoted: short, and free of control characters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cause {
     /// PostgreSQL starts up.

@@ -5,7 +5,7 @@
 //! own job being done is not the end (a unit that is only `PartOf=` the target stops later). A bus or a systemd
 //! that restarts meanwhile is survived: the connection is made again, and the states are read again.
 //!
-//! Who depends is asked of systemd each time ([`graph`]); what a stop drags along further down
+//! Who depends is asked of systemd each time (`graph`); what a stop drags along further down
 //! (a dependent of a dependent) is found among the jobs that systemd itself makes of it.
 //!
 //! **Not promised.** A dependent that a socket or a timer outside the graph starts again is stopped again while
@@ -14,9 +14,9 @@
 mod bus;
 mod cgroups;
 mod graph;
+mod states;
 mod waiting;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +26,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use self::bus::{Bus, CallError, Link, Listed};
 use self::graph::Graph;
+use self::states::{Progress, Started, interface, is_at_rest, started};
 use self::waiting::Waiting;
 use super::{Settled, Survey, Units, UnitsError};
 use crate::protocol::UnitReport;
@@ -56,18 +57,6 @@ enum Interrupted {
     Lost(String),
     /// It makes no sense to try again.
     Fatal(UnitsError),
-}
-
-/// What an operation has learned so far; it outlives attempts and the deadline.
-#[derive(Default)]
-struct Progress {
-    graph: Graph,
-    /// Dependents of dependents that a stop dragged along.
-    dragged: BTreeSet<String>,
-    /// When each unit's job ended, and how.
-    jobs: HashMap<String, (Instant, String)>,
-    /// The last states seen.
-    listed: BTreeMap<String, Listed>,
 }
 
 impl Systemd {
@@ -423,77 +412,6 @@ impl Systemd {
             .await;
         matches!(kind, Ok(Some(kind)) if kind == "oneshot")
     }
-}
-
-impl Progress {
-    /// The target and all that must rest.
-    fn concerned<'a>(&'a self, target: &'a str) -> impl Iterator<Item = &'a Listed> + 'a {
-        self.listed
-            .values()
-            .filter(move |u| u.name != target)
-            .filter(|u| self.graph.dependents.contains(&u.name) || self.dragged.contains(&u.name))
-    }
-
-    /// The target and what starting it starts.
-    fn pulled<'a>(&'a self, target: &'a str) -> impl Iterator<Item = &'a Listed> + 'a {
-        self.listed
-            .values()
-            .filter(move |u| u.name == target || self.graph.pulled.contains(&u.name))
-    }
-}
-
-/// Nothing of it runs, and nothing is about to.
-fn is_at_rest(unit: &Listed) -> bool {
-    let stopped = matches!(unit.active_state.as_str(), "inactive" | "failed");
-    // A unit that does not exist (any more) has nothing that could run.
-    stopped && (unit.job == 0 || unit.load_state == "not-found")
-}
-
-enum Started {
-    Up,
-    Pending(String),
-    Failed(String),
-    /// Inactive, and no job of ours says why.
-    Unknown,
-}
-
-fn started(unit: &Listed, job: Option<&str>) -> Started {
-    let state = || {
-        let job = if unit.job == 0 {
-            String::new()
-        } else {
-            format!(", {} job queued", unit.job_type)
-        };
-        format!("{} ({}{job})", unit.active_state, unit.sub_state)
-    };
-    match unit.active_state.as_str() {
-        _ if unit.job != 0 => Started::Pending(state()),
-        "active" | "reloading" | "refreshing" => Started::Up,
-        "failed" => Started::Failed("failed".to_owned()),
-        "inactive" => match job {
-            // A oneshot that has run, a service that ended well by itself, or a condition that said no.
-            Some("done" | "skipped") => Started::Up,
-            Some(result) => Started::Failed(match result {
-                "dependency" => "a unit that it depends on did not start".to_owned(),
-                other => format!("its start job ended as {other}"),
-            }),
-            // systemd knows no file for it: Wants= and Upholds= allow that.
-            None if unit.load_state == "not-found" => Started::Failed("not found".to_owned()),
-            None => Started::Unknown,
-        },
-        _ => Started::Pending(state()),
-    }
-}
-
-/// The D-Bus interface of a unit's own kind.
-fn interface(unit: &str) -> String {
-    let kind = unit.rsplit('.').next().unwrap_or_default();
-    let mut letters = kind.chars();
-    let first = letters.next().map(|c| c.to_ascii_uppercase()).into_iter();
-    format!(
-        "org.freedesktop.systemd1.{}",
-        first.chain(letters).collect::<String>()
-    )
 }
 
 impl Units for Systemd {
