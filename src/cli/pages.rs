@@ -10,12 +10,12 @@ use super::{Failure, print};
 /// The two subcommands that every binary has.
 #[derive(Subcommand, Clone, Debug)]
 pub enum PageCommand {
-    /// Print completions for a shell: `io-guardian completions bash > /etc/bash_completion.d/io-guardian`.
+    /// Print completions for a shell; bash reads them from /etc/bash_completion.d
     Completions {
         /// The shell.
         shell: Shell,
     },
-    /// Print the man page: `io-guardian man | man -l -`.
+    /// Print the man page; `| man -l -` shows it
     Man,
 }
 

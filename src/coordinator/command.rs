@@ -40,7 +40,7 @@ pub struct Cli {
 enum Command {
     /// Stop everything that depends on the databases; `ok` means that nothing of it runs any more.
     Drain(Drain),
-    /// Start it again; `ok` means that it runs.
+    /// Start it again; `ok` means that all that the target pulls in runs.
     Undrain(Drain),
     /// Ask whether the guardians are there and know the key.
     Ping(Options),
@@ -89,9 +89,9 @@ struct Options {
     #[arg(long, env = "GUARDIAN_TIMEOUT", value_name = "DURATION", default_value = "60s", value_parser = parse_duration)]
     timeout: Duration,
 
-    /// How many hosts are contacted at once, at most; the limit on open files can lower it. The others wait for
+    /// How many hosts may be at work at once, at most; the limit on open files can lower it. The others wait for
     /// their turn, so a drain of more hosts than this takes as long as several.
-    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 4_096, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
     max_parallel: usize,
 
     /// Try hosts that are not up yet again, with growing delays, until this time has passed since the start. A
@@ -251,12 +251,20 @@ async fn execute(
         plan.generation = match &generation {
             Generation::None => None,
             Generation::Given(number) => Some(*number),
-            Generation::File(path) => Some(generation::take(path, milliseconds_since_1970).await.map_err(
-                |error| Failure {
-                    code: error.exit_code(),
-                    messages: vec![error.to_string()],
-                },
-            )?),
+            Generation::File(path) => Some(match generation::take(path, milliseconds_since_1970).await {
+                Ok(number) => number,
+                // The databases are about to go, perhaps because of this very disk.
+                Err(error) if plan.action == Action::Drain && error.is_the_disk() => {
+                    tracing::error!(%error, "cannot remember the generation: draining with one from the clock");
+                    milliseconds_since_1970()
+                }
+                Err(error) => {
+                    return Err(Failure {
+                        code: error.exit_code(),
+                        messages: vec![format!("{error}; nothing was sent")],
+                    });
+                }
+            }),
         };
         notify::status(&format!("{}: telling {} hosts", plan.action, plan.targets.len()));
         let mut watcher = Watcher::new(&plan);

@@ -13,6 +13,7 @@ use std::time::Duration;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{SinkExt, StreamExt};
 use tokio::net::{TcpStream, lookup_host};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_tungstenite::tungstenite::error::{CapacityError, ProtocolError};
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
@@ -78,7 +79,7 @@ pub(super) struct Attempt {
 }
 
 /// A whole conversation with `target`.
-pub(super) async fn converse(words: &Words, target: &Target) -> Attempt {
+pub(super) async fn converse(words: &Words, target: &Target, dialled: oneshot::Sender<()>) -> Attempt {
     let clock = Clock {
         deadline: Instant::now() + words.timeout,
         timeout: words.timeout,
@@ -94,7 +95,10 @@ pub(super) async fn converse(words: &Words, target: &Target) -> Attempt {
             };
         }
     };
-    let result = match line.authenticate(words, &clock).await {
+    let authenticated = line.authenticate(words, &clock).await;
+    // Whoever waits for its turn to dial may have it: from here on nothing but the guardian is at work.
+    let _ = dialled.send(());
+    let result = match authenticated {
         Ok(()) => line.command(words, &clock).await,
         Err(fault) => Err(fault),
     };

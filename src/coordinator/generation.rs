@@ -22,7 +22,7 @@ use crate::cli::{EXIT_CONFIG, EXIT_FAILED};
 /// How long another coordinator may hold the lock. It holds it for two `fsync`s.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Why there is no generation. Nothing has been sent then.
+/// Why there is no generation.
 #[derive(Debug, thiserror::Error)]
 pub enum GenerationError {
     /// The file holds something else than a number.
@@ -34,7 +34,7 @@ pub enum GenerationError {
         found: String,
     },
     /// The file, its folder or its lock cannot be used.
-    #[error("cannot {verb} {}: {source}; nothing was sent. Name a file in an existing folder that this user may write, for example under /var/lib/io-coordinator", path.display())]
+    #[error("cannot {verb} {}: {source}; name a file in an existing folder that this user may write, for example under /var/lib/io-coordinator", path.display())]
     Unusable {
         /// `lock`, `read`.
         verb: &'static str,
@@ -44,7 +44,7 @@ pub enum GenerationError {
         source: io::Error,
     },
     /// The new number could not be made durable.
-    #[error("cannot write {}: {source}; nothing was sent. Make room on the disk, or give a number with --generation", path.display())]
+    #[error("cannot write {}: {source}; make room on the disk, or give a number with --generation", path.display())]
     Write {
         /// The file.
         path: PathBuf,
@@ -52,7 +52,7 @@ pub enum GenerationError {
         source: io::Error,
     },
     /// Another coordinator holds the lock.
-    #[error("{} has been locked by another process for {} s; nothing was sent. End that process, or give a number with --generation", path.display(), LOCK_TIMEOUT.as_secs())]
+    #[error("{} has been locked by another process for {} s; end that process, or give a number with --generation", path.display(), LOCK_TIMEOUT.as_secs())]
     Locked {
         /// The lock file.
         path: PathBuf,
@@ -60,6 +60,11 @@ pub enum GenerationError {
 }
 
 impl GenerationError {
+    /// Whether the number itself was fine and only the disk, or another holder of the lock, stood in the way.
+    pub const fn is_the_disk(&self) -> bool {
+        !matches!(self, Self::Corrupt { .. })
+    }
+
     /// [`EXIT_CONFIG`] when the configuration must change, [`EXIT_FAILED`] when the same command may work later.
     pub const fn exit_code(&self) -> u8 {
         match self {

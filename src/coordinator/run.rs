@@ -7,6 +7,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -23,6 +24,12 @@ const GOODBYE: Duration = Duration::from_secs(1);
 /// How long the end of a run waits for goodbyes: a round trip. A socket that is closed before takes the guardian's
 /// last words for an error, and so may the guardian take ours.
 const LAST_GOODBYE: Duration = Duration::from_millis(50);
+
+/// How many hosts are dialled at the same time. Those that have taken the command and work on it do not count, so
+/// a drain of a thousand hosts takes as long as the slowest of them, and not as long as several in a row.
+const DIALLING: usize = 256;
+/// How long a host that does not answer may keep others from being dialled.
+const TURN: Duration = Duration::from_secs(1);
 
 /// What to do with whom.
 #[derive(Clone, Debug)]
@@ -68,6 +75,21 @@ pub struct Outcome {
     pub interrupted: bool,
 }
 
+/// A conversation, begun when it is its turn.
+async fn in_turn(dialling: Arc<Semaphore>, words: &Words, target: &Target) -> Attempt {
+    // The semaphore is never closed; without a turn it would be dialled at once, which does no harm.
+    let turn = dialling.acquire_owned().await.ok();
+    let (dialled, done) = oneshot::channel();
+    let conversation = converse(words, target, dialled);
+    tokio::pin!(conversation);
+    tokio::select! {
+        biased;
+        attempt = &mut conversation => return attempt,
+        _ = timeout(TURN, done) => drop(turn),
+    }
+    conversation.await
+}
+
 #[derive(Default)]
 struct Progress {
     started: Option<Instant>,
@@ -84,6 +106,7 @@ pub async fn run(plan: &Plan, observer: &mut dyn Observer, stop: &CancellationTo
     let harmless = repeat_is_harmless(plan.action, plan.generation);
     let parallel = plan.max_parallel.max(1);
     let words = Arc::new(Words::new(&plan.key, plan.action, plan.generation, plan.timeout));
+    let dialling = Arc::new(Semaphore::new(DIALLING));
     let chance = RandomState::new();
 
     let mut progress: Vec<Progress> = Vec::new();
@@ -107,7 +130,8 @@ pub async fn run(plan: &Plan, observer: &mut dyn Observer, stop: &CancellationTo
                     slot.started.get_or_insert(now);
                     slot.attempts += 1;
                     let (target, words) = (target.clone(), Arc::clone(&words));
-                    talking.spawn(async move { (index, converse(&words, &target).await) });
+                    let dialling = Arc::clone(&dialling);
+                    talking.spawn(async move { (index, in_turn(dialling, &words, &target).await) });
                 }
                 Next::Wait(at) => {
                     wake = Some(at);

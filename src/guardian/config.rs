@@ -17,8 +17,17 @@ use crate::units::processes::{ProcessSpec, RawProcess, validate};
 /// Longest configuration file that is read, in bytes.
 const FILE_MAX_BYTES: u64 = 1 << 20;
 
+const SERVE_HELP: &str = "\
+A flag beats the environment, the environment beats the file, and the file beats the default. A DURATION is \
+500ms, 5s or 1m 30s; a bare number is seconds, but not in the file. Sockets that systemd hands over \
+(ListenStream=) replace --host and --port.
+
+Exit codes: 0 ended by a signal, or the check found nothing; 1 failed at run time; 64 wrong command line, or no \
+key named; 78 wrong configuration.";
+
 /// Arguments of `io-guardian serve`.
 #[derive(clap::Args, Clone, Debug, Default)]
+#[command(after_help = SERVE_HELP)]
 pub struct ServeArgs {
     /// Address to listen on, IPv4 or IPv6 [default: 0.0.0.0]
     #[arg(long, env = "GUARDIAN_HOST", value_name = "ADDRESS")]

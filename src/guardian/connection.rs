@@ -27,8 +27,8 @@ use crate::protocol::limits::{
     REQUEST_MAX_BYTES, WRITE_TIMEOUT,
 };
 use crate::protocol::{
-    Action, Answer, CLOSE_GOING_AWAY, CLOSE_NORMAL, CLOSE_POLICY, CLOSE_TOO_BIG, CLOSE_TRY_LATER, CommandId,
-    Response, Status,
+    Action, Answer, CLOSE_GOING_AWAY, CLOSE_NORMAL, CLOSE_NOT_TEXT, CLOSE_POLICY, CLOSE_PROTOCOL,
+    CLOSE_TOO_BIG, CLOSE_TRY_LATER, CommandId, Response, Status,
 };
 
 type Socket = WebSocketStream<TcpStream>;
@@ -288,11 +288,11 @@ impl Connection {
             WsError::Capacity(CapacityError::MessageTooLong { .. }) => {
                 End::Close(CLOSE_TOO_BIG, "Message too long")
             }
-            WsError::Utf8(_) => End::Close(1007, "Invalid UTF-8"),
+            WsError::Utf8(_) => End::Close(CLOSE_NOT_TEXT, "Invalid UTF-8"),
             WsError::Protocol(ProtocolError::ResetWithoutClosingHandshake) | WsError::Io(_) => {
                 return End::Peer;
             }
-            WsError::Protocol(_) => End::Close(1002, "Protocol error"),
+            WsError::Protocol(_) => End::Close(CLOSE_PROTOCOL, "Protocol error"),
             _ => return End::Peer,
         };
         self.shared.noise(

@@ -25,6 +25,10 @@ pub const DEFAULT_PORT: u16 = 9876;
 pub const CLOSE_NORMAL: u16 = 1000;
 /// WebSocket close code 1001: the guardian is going away (RFC 6455, section 7.4.1).
 pub const CLOSE_GOING_AWAY: u16 = 1001;
+/// WebSocket close code 1002: the peer broke the rules of WebSocket itself (RFC 6455, section 7.4.1).
+pub const CLOSE_PROTOCOL: u16 = 1002;
+/// WebSocket close code 1007: text that is not UTF-8 (RFC 6455, section 7.4.1).
+pub const CLOSE_NOT_TEXT: u16 = 1007;
 /// WebSocket close code 1008: the peer did not authenticate, or broke a rule (RFC 6455, section 7.4.1).
 pub const CLOSE_POLICY: u16 = 1008;
 /// WebSocket close code 1009: a message longer than the limit (RFC 6455, section 7.4.1).

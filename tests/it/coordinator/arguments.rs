@@ -177,6 +177,28 @@ async fn a_corrupt_generation_file_is_named_and_nothing_is_sent() {
 }
 
 #[tokio::test]
+async fn a_disk_that_remembers_nothing_stops_an_undrain_and_not_a_drain() {
+    let place = Place::new();
+    let server = Server::answering(&[]).await;
+    let file = "/nonexistent/folder/generation";
+    let host = server.host();
+    let undrain = place
+        .run(&["undrain", "--hosts", &host, "--generation-file", file])
+        .await;
+    assert_eq!(undrain.code, Some(78), "{undrain:?}");
+    assert!(undrain.stderr.contains("nothing was sent"), "{undrain:?}");
+    assert_eq!(server.connections.load(Ordering::SeqCst), 0);
+    let drain = place
+        .run(&["drain", "--hosts", &host, "--generation-file", file])
+        .await;
+    assert!(
+        drain.stderr.contains("draining with one from the clock"),
+        "{drain:?}"
+    );
+    assert_eq!(server.connections.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
 async fn pages_are_printed() {
     let ended = end(bare(&["completions", "bash"])).await;
     assert_eq!(ended.code, Some(0));
