@@ -270,6 +270,6 @@ mod tests {
             .await
             .unwrap_err();
         assert_eq!(error.exit_code(), EXIT_CONFIG);
-        assert!(error.to_string().contains("nothing was sent"), "{error}");
+        assert!(error.to_string().contains("name a file"), "{error}");
     }
 }
