@@ -98,24 +98,26 @@ impl Admission {
             .map(|(id, _)| *id)
     }
 
-    /// A stranger has shown the key. One that is a peer already stays one.
+    /// A stranger from `origin` has shown the key. One that is a peer already stays one; one that was just evicted
+    /// is taken back.
     ///
     /// # Errors
-    /// When there are too many peers already. The connection stays a stranger.
-    pub fn promote(&mut self, id: ConnectionId) -> Result<(), Crowded> {
-        let Some(&origin) = self.strangers.get(&id) else {
+    /// When there are too many peers already. The connection stays what it was.
+    pub fn promote(&mut self, id: ConnectionId, origin: Origin) -> Result<(), Crowded> {
+        if self.peers.contains_key(&id) {
             return Ok(());
-        };
-        let guests = self.guests.entry(origin).or_default();
+        }
         if self.peers.len() >= MAX_PEERS {
             return Err(Crowded::InAll);
         }
+        let guests = self.guests.entry(origin).or_default();
         if guests.peers as usize >= MAX_PEERS_PER_ADDRESS {
             return Err(Crowded::FromAddress);
         }
-        guests.strangers -= 1;
         guests.peers += 1;
-        self.strangers.remove(&id);
+        if self.strangers.remove(&id).is_some() {
+            guests.strangers -= 1;
+        }
         self.peers.insert(id, origin);
         Ok(())
     }
@@ -190,7 +192,7 @@ mod tests {
             assert_ne!(evicted, Some(newcomer));
         }
         assert_eq!(door.strangers.len(), MAX_STRANGERS);
-        assert_eq!(door.promote(newcomer), Ok(()));
+        assert_eq!(door.promote(newcomer, origin(1)), Ok(()));
         assert_eq!(door.peers(), 1);
     }
 
@@ -202,8 +204,12 @@ mod tests {
             assert_eq!(door.admit(origin(1)).1, None);
         }
         assert_eq!(door.admit(origin(1)).1, Some(first));
-        // It learns of its eviction later, and says goodbye then.
+        // It shows the key before it learns of its eviction: it is a peer, and counted as one.
+        assert_eq!(door.promote(first, origin(1)), Ok(()));
+        assert_eq!(door.peers(), 1);
         door.release(first);
+        door.release(first);
+        assert_eq!(door.peers(), 0);
         assert_eq!(door.strangers.len(), MAX_STRANGERS_PER_ADDRESS);
     }
 
@@ -213,19 +219,19 @@ mod tests {
         let mut open = Vec::new();
         for _ in 0..MAX_PEERS_PER_ADDRESS {
             let id = door.admit(origin(1)).0;
-            assert_eq!(door.promote(id), Ok(()));
+            assert_eq!(door.promote(id, origin(1)), Ok(()));
             open.push(id);
         }
         let id = door.admit(origin(1)).0;
-        assert_eq!(door.promote(id), Err(Crowded::FromAddress));
+        assert_eq!(door.promote(id, origin(1)), Err(Crowded::FromAddress));
         open.push(id);
         for _ in MAX_PEERS_PER_ADDRESS..MAX_PEERS {
             let id = door.admit(origin(2)).0;
-            assert_eq!(door.promote(id), Ok(()));
+            assert_eq!(door.promote(id, origin(2)), Ok(()));
             open.push(id);
         }
         let id = door.admit(origin(3)).0;
-        assert_eq!(door.promote(id), Err(Crowded::InAll));
+        assert_eq!(door.promote(id, origin(3)), Err(Crowded::InAll));
         open.push(id);
         open.iter().for_each(|id| door.release(*id));
         assert!(door.strangers.is_empty() && door.peers.is_empty() && door.guests.is_empty());

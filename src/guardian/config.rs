@@ -179,7 +179,12 @@ impl Config {
                 }
             },
         };
-        let state_dir = args.state_dir.clone().or(file.state_dir);
+        // systemd separates several state directories by colons; ours is the first.
+        let first = |path: PathBuf| match path.to_str().and_then(|text| text.split_once(':')) {
+            Some((first, _)) => PathBuf::from(first),
+            None => path,
+        };
+        let state_dir = args.state_dir.clone().or(file.state_dir).map(first);
         let Some(psk_file) = args.psk_file.clone().or(file.psk_file) else {
             if mistakes.is_empty() {
                 return Err(Failure::usage(

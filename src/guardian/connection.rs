@@ -94,7 +94,12 @@ impl Connection {
             .converse(&mut socket, &mut session, &mut in_flight, began)
             .await;
         if let End::Close(code, reason) = end {
-            goodbye(&mut socket, code, reason).await;
+            // Whoever had to make room has none left for a long goodbye.
+            tokio::select! {
+                biased;
+                () = goodbye(&mut socket, code, reason) => {}
+                () = self.evicted.cancelled() => {}
+            }
         }
         if session.is_authenticated() {
             tracing::debug!(peer = %self.peer, why = ?end, "peer left");
@@ -182,7 +187,7 @@ impl Connection {
             Reaction::Ignore => Ok(()),
             Reaction::Reply(answer) => self.send(socket, &answer).await,
             Reaction::Authenticated(answer) => {
-                if let Err(crowded) = self.shared.promote(self.id) {
+                if let Err(crowded) = self.shared.promote(self.id, self.peer) {
                     self.shared.noise(Noise::Crowded, self.peer, &crowded.to_string());
                     self.send(socket, &Answer::error(crowded.to_string())).await?;
                     return Err(End::Close(CLOSE_TRY_LATER, "Too many connections"));

@@ -86,9 +86,8 @@ impl Shared {
         (id, token)
     }
 
-    pub(super) fn promote(&self, id: ConnectionId) -> Result<(), Crowded> {
-        let mut door = self.door();
-        door.admission.promote(id)
+    pub(super) fn promote(&self, id: ConnectionId, peer: SocketAddr) -> Result<(), Crowded> {
+        self.door().admission.promote(id, origin(peer))
     }
 
     pub(super) fn release(&self, id: ConnectionId) {

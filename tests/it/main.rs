@@ -7,5 +7,6 @@
 mod coordinator;
 mod databases;
 mod demo;
+mod guardian;
 mod processes;
 mod wait;
