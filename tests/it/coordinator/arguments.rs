@@ -183,13 +183,29 @@ async fn a_disk_that_remembers_nothing_stops_an_undrain_and_not_a_drain() {
     let file = "/nonexistent/folder/generation";
     let host = server.host();
     let undrain = place
-        .run(&["undrain", "--hosts", &host, "--generation-file", file])
+        .run(&[
+            "undrain",
+            "--hosts",
+            &host,
+            "--timeout",
+            "300ms",
+            "--generation-file",
+            file,
+        ])
         .await;
     assert_eq!(undrain.code, Some(78), "{undrain:?}");
     assert!(undrain.stderr.contains("nothing was sent"), "{undrain:?}");
     assert_eq!(server.connections.load(Ordering::SeqCst), 0);
     let drain = place
-        .run(&["drain", "--hosts", &host, "--generation-file", file])
+        .run(&[
+            "drain",
+            "--hosts",
+            &host,
+            "--timeout",
+            "300ms",
+            "--generation-file",
+            file,
+        ])
         .await;
     assert!(
         drain.stderr.contains("draining with one from the clock"),
