@@ -198,11 +198,14 @@ impl Link {
     }
 
     /// Queues a job, replacing a conflicting one. `method` is `StartUnit` or `StopUnit`: systemd's own bus policy
-    /// lets users other than root call these and asks polkit, but not `EnqueueUnitJob`.
-    pub(super) async fn queue(&self, method: &str, unit: &str) -> Result<(), CallError> {
-        self.manager::<_, OwnedObjectPath>(method, &(unit, "replace"))
-            .await
-            .map(|_| ())
+    /// lets users other than root call these and asks polkit, but not `EnqueueUnitJob`. Returns the job's number.
+    pub(super) async fn queue(&self, method: &str, unit: &str) -> Result<Option<u32>, CallError> {
+        let job: OwnedObjectPath = self.manager(method, &(unit, "replace")).await?;
+        Ok(job
+            .as_str()
+            .rsplit('/')
+            .next()
+            .and_then(|number| number.parse().ok()))
     }
 
     /// The units that have a job of `kind` (`start`, `stop`, …) queued or running.

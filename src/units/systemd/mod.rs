@@ -17,6 +17,7 @@ mod graph;
 mod states;
 mod waiting;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -135,13 +136,14 @@ impl Systemd {
         Ok((Graph::read(&self.target, &properties.map_err(fault)?), target))
     }
 
-    /// Runs attempts until one is not interrupted, the deadline passes (`Ok(false)`) or trying is of no use.
+    /// Runs attempts until one is not interrupted, the deadline passes or trying is of no use. The states in
+    /// `progress` are then those of the end.
     async fn until_done(
         &self,
         verb: Verb,
         deadline: Instant,
         progress: &mut Progress,
-    ) -> Result<bool, UnitsError> {
+    ) -> Result<(), UnitsError> {
         let mut pause = RETRY_FIRST;
         let mut lost = None;
         let tries = async {
@@ -165,14 +167,16 @@ impl Systemd {
                 pause = (pause * 2).min(RETRY_MOST);
             }
         };
-        match timeout_at(deadline, tries).await {
-            Ok(ended) => ended.map(|()| true),
-            // Nothing was ever seen: there is nothing to report but that.
-            Err(_) if progress.listed.is_empty() => Err(UnitsError::Unreachable {
-                reason: lost.unwrap_or_else(|| "no answer before the deadline".to_owned()),
-            }),
-            Err(_) => Ok(false),
+        if let Ok(ended) = timeout_at(deadline, tries).await {
+            return ended;
         }
+        self.last_look(progress).await;
+        if progress.listed.is_empty() {
+            // Nothing was ever seen: there is nothing to report but that.
+            let reason = lost.unwrap_or_else(|| "no answer before the deadline".to_owned());
+            return Err(UnitsError::Unreachable { reason });
+        }
+        Ok(())
     }
 
     /// Reads the states of all units that the operation is about into `progress`.
@@ -195,6 +199,9 @@ impl Systemd {
     async fn last_look(&self, progress: &mut Progress) {
         let look = async {
             let link = self.link().await?;
+            if progress.listed.is_empty() {
+                progress.graph = self.read_graph(&link).await?.0;
+            }
             self.look(&link, progress).await
         };
         if !matches!(timeout(LAST_LOOK, look).await, Ok(Ok(()))) {
@@ -277,9 +284,15 @@ impl Systemd {
     async fn try_undrain(&self, progress: &mut Progress) -> Result<(), Interrupted> {
         let link = self.link().await?;
         let mut waiting = Waiting::new(&link);
-        let (started, graph) = tokio::join!(link.queue("StartUnit", &self.target), self.read_graph(&link));
-        progress.graph = graph?.0;
-        started.map_err(|error| self.interrupted(error, "start", &self.target))?;
+        let started = link.queue("StartUnit", &self.target).await;
+        let job = started.map_err(|error| self.interrupted(error, "start", &self.target))?;
+        // systemd runs jobs when it has no call to answer: what we asked now would only delay the start.
+        let job = job.into_iter().collect();
+        waiting
+            .for_change(job, HashSet::new(), &mut progress.jobs)
+            .await
+            .map_err(Interrupted::Lost)?;
+        progress.graph = self.read_graph(&link).await?.0;
         loop {
             self.look(&link, progress).await?;
             let pending: Vec<&Listed> = progress
@@ -340,10 +353,7 @@ impl Systemd {
     async fn drain_until(&self, deadline: Instant) -> Result<Settled, UnitsError> {
         let began = Instant::now();
         let mut progress = Progress::default();
-        let done = self.until_done(Verb::Stop, deadline, &mut progress).await?;
-        if !done {
-            self.last_look(&mut progress).await;
-        }
+        self.until_done(Verb::Stop, deadline, &mut progress).await?;
         let concerned: Vec<&Listed> = progress.concerned(&self.target).collect();
         let left = cgroups::left_behind(
             concerned
@@ -358,10 +368,7 @@ impl Systemd {
     async fn undrain_until(&self, deadline: Instant) -> Result<Settled, UnitsError> {
         let began = Instant::now();
         let mut progress = Progress::default();
-        let done = self.until_done(Verb::Start, deadline, &mut progress).await?;
-        if !done {
-            self.last_look(&mut progress).await;
-        }
+        self.until_done(Verb::Start, deadline, &mut progress).await?;
         let dependents = progress
             .graph
             .dependents
