@@ -150,6 +150,9 @@ impl Connection {
                     if let Err(end) = self.send(socket, &Answer::Response(*response)).await {
                         return end;
                     }
+                    // It was silent because it waited for this.
+                    heard = Instant::now();
+                    pinged = false;
                 }
                 () = sleep_until(auth_deadline), if !session.is_authenticated() => {
                     self.shared.noise(Noise::Silent, self.peer, "no key in time");

@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::protocol::{Action, LastCommand, Response, Status, UnitReport};
+use crate::units::millis;
 
 /// Who waits for an answer. The shell knows which connection that is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -243,11 +244,6 @@ fn stale(direction: Direction, new: u64, seen: u64) -> Response {
     let mut response = Response::new(direction.action(), Status::Error, message);
     response.generation = Some(seen);
     response
-}
-
-/// Whole milliseconds, as all times on the wire are.
-pub fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

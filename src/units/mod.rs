@@ -17,6 +17,11 @@ use tokio::time::Instant;
 use crate::protocol::UnitReport;
 pub use settled::Settled;
 
+/// Whole milliseconds, as all times on the wire are.
+pub(crate) fn millis(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// What a guardian can do with everything that depends on the databases.
 ///
 /// A future that is dropped stops waiting; what it set in motion goes on. The next call starts from what it

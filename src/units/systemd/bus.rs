@@ -9,10 +9,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use futures_util::StreamExt;
+use futures_util::future::OptionFuture;
+use futures_util::{FutureExt, StreamExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::{Mutex, broadcast};
+use tokio::task::AbortHandle;
 use zbus::zvariant::{DynamicType, Type};
 use zbus::{Connection, MatchRule, MessageStream, OwnedObjectPath, OwnedVariant};
 
@@ -132,7 +134,14 @@ pub(super) struct Listed {
 pub(super) struct Link {
     connection: Connection,
     signals: broadcast::Sender<Signal>,
-    dead: AtomicBool,
+    dead: Arc<AtomicBool>,
+    pump: AbortHandle,
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.pump.abort();
+    }
 }
 
 impl Link {
@@ -143,11 +152,7 @@ impl Link {
             .await
             .map_err(|error| CallError::Lost(error.to_string()))?;
         let (signals, _) = broadcast::channel(4_096);
-        let link = Arc::new(Self {
-            connection,
-            signals,
-            dead: AtomicBool::new(false),
-        });
+        let dead = Arc::new(AtomicBool::new(false));
         let jobs = MatchRule::try_from(
             "type='signal',sender='org.freedesktop.systemd1',path='/org/freedesktop/systemd1',\
              interface='org.freedesktop.systemd1.Manager',member='JobRemoved'",
@@ -156,20 +161,20 @@ impl Link {
             "type='signal',sender='org.freedesktop.DBus',interface='org.freedesktop.DBus',\
              member='NameOwnerChanged',arg0='org.freedesktop.systemd1'",
         )?;
-        let jobs = MessageStream::for_match_rule(jobs, &link.connection, NonZeroUsize::new(1_024)).await?;
-        let owner = MessageStream::for_match_rule(owner, &link.connection, None).await?;
-        // A stream that nobody polls stops every call on its connection: this task does nothing but poll.
-        tokio::spawn(pump(Arc::downgrade(&link), link.signals.clone(), jobs, owner));
-        link.subscribe_to_manager().await?;
+        let jobs = MessageStream::for_match_rule(jobs, &connection, NonZeroUsize::new(1_024)).await?;
+        let owner = MessageStream::for_match_rule(owner, &connection, None).await?;
+        // A stream that nobody polls stops every call on its connection: this task does nothing but poll. It keeps
+        // the connection open, so it must end with the link (see Drop), and not after it.
+        let pump = pump(connection.clone(), signals.clone(), dead.clone(), jobs, owner);
+        let pump = tokio::spawn(pump).abort_handle();
+        let link = Arc::new(Self {
+            connection,
+            signals,
+            dead,
+            pump,
+        });
+        subscribe_to_manager(&link.connection).await?;
         Ok(link)
-    }
-
-    async fn subscribe_to_manager(&self) -> Result<(), CallError> {
-        match self.manager::<_, ()>("Subscribe", &()).await {
-            // Already subscribed: what we want.
-            Err(CallError::Answered { name, .. }) if name.ends_with("AlreadySubscribed") => Ok(()),
-            other => other,
-        }
     }
 
     async fn call<B, R>(&self, path: &str, interface: &str, method: &str, body: &B) -> Result<R, CallError>
@@ -261,47 +266,56 @@ impl Link {
     }
 }
 
+/// Asks systemd to send signals at all.
+async fn subscribe_to_manager(connection: &Connection) -> Result<(), CallError> {
+    let subscribed = connection
+        .call_method(Some(SYSTEMD), MANAGER_PATH, Some(MANAGER), "Subscribe", &())
+        .await;
+    match subscribed.map_err(CallError::from) {
+        // Already subscribed: what we want.
+        Err(CallError::Answered { name, .. }) if name.ends_with("AlreadySubscribed") => Ok(()),
+        other => other.map(|_| ()),
+    }
+}
+
 async fn pump(
-    link: std::sync::Weak<Link>,
+    connection: Connection,
     signals: broadcast::Sender<Signal>,
+    dead: Arc<AtomicBool>,
     mut jobs: MessageStream,
     mut owner: MessageStream,
 ) {
+    // A new systemd does not know that we subscribed. It is told while we go on polling.
+    let mut subscribing = OptionFuture::default();
     loop {
-        let signal = tokio::select! {
-            message = jobs.next() => match message {
-                Some(Ok(message)) => match message.body().deserialize::<(u32, OwnedObjectPath, String, String)>() {
-                    Ok((job, _, unit, result)) => Signal::JobRemoved { job, unit, result },
-                    Err(_) => continue,
-                },
-                _ => break,
-            },
-            message = owner.next() => match message {
-                Some(Ok(message)) => {
-                    let Ok((_, _, new)) = message.body().deserialize::<(String, String, String)>() else { continue };
-                    // A new systemd does not know that we subscribed.
-                    if let Some(link) = link.upgrade().filter(|_| !new.is_empty()) {
-                        tokio::spawn(async move {
-                            if let Err(error) = link.subscribe_to_manager().await {
-                                tracing::debug!(?error, "cannot subscribe to systemd again");
-                                link.dead.store(true, Ordering::Relaxed);
-                            }
-                            let _ = link.signals.send(Signal::Restarted);
-                        });
-                    }
-                    continue;
+        tokio::select! {
+            message = jobs.next() => {
+                let Some(Ok(message)) = message else { break };
+                if let Ok((job, _, unit, result)) = message.body().deserialize::<(u32, OwnedObjectPath, String, String)>() {
+                    // Nobody waits at the moment: fine.
+                    let _ = signals.send(Signal::JobRemoved { job, unit, result });
                 }
-                _ => break,
-            },
-        };
-        // Nobody waits at the moment: fine.
-        let _ = signals.send(signal);
+            }
+            message = owner.next() => {
+                let Some(Ok(message)) = message else { break };
+                let owners = message.body().deserialize::<(String, String, String)>();
+                if owners.is_ok_and(|(_, _, new)| !new.is_empty()) {
+                    let connection = connection.clone();
+                    subscribing = Some(async move { subscribe_to_manager(&connection).await }.boxed()).into();
+                }
+            }
+            Some(subscribed) = &mut subscribing => {
+                subscribing = OptionFuture::default();
+                if subscribed.is_err() {
+                    break;
+                }
+                let _ = signals.send(Signal::Restarted);
+            }
+        }
     }
-    if let Some(link) = link.upgrade() {
-        tracing::debug!("the system bus is gone");
-        link.dead.store(true, Ordering::Relaxed);
-        let _ = link.signals.send(Signal::Restarted);
-    }
+    tracing::debug!("the system bus is gone");
+    dead.store(true, Ordering::Relaxed);
+    let _ = signals.send(Signal::Restarted);
 }
 
 /// The connection, made when it is first needed and again when it has died.

@@ -14,10 +14,11 @@
 mod bus;
 mod cgroups;
 mod graph;
+mod reports;
 mod states;
 mod waiting;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,13 +28,14 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use self::bus::{Bus, CallError, Link, Listed};
 use self::graph::Graph;
-use self::states::{Progress, Started, interface, is_at_rest, started};
+use self::states::{Progress, is_at_rest};
 use self::waiting::Waiting;
 use super::{Settled, Survey, Units, UnitsError};
-use crate::protocol::UnitReport;
 
 /// How long after a deadline the states may take to be read, for the answer that names what still moves.
 const LAST_LOOK: Duration = Duration::from_secs(2);
+/// Longest pause before a unit that does not stay stopped is told again.
+const STOP_AGAIN_MOST: Duration = Duration::from_secs(5);
 /// Between two tries to reach a bus that is away: from this on, doubling, to [`RETRY_MOST`].
 const RETRY_FIRST: Duration = Duration::from_millis(20);
 /// See [`RETRY_FIRST`].
@@ -50,6 +52,14 @@ pub struct Systemd {
 enum Verb {
     Stop,
     Start,
+}
+
+/// How long to wait before a unit is told to stop again, after it was told `times` times.
+fn again(times: u32) -> Duration {
+    match times {
+        0 => Duration::ZERO,
+        n => (RETRY_FIRST * 2u32.saturating_pow(n)).min(STOP_AGAIN_MOST),
+    }
 }
 
 /// Why an attempt ended early.
@@ -217,24 +227,39 @@ impl Systemd {
         progress.graph = graph?.0;
         stop.map_err(|error| self.interrupted(error, "stop", &self.target))?;
         self.find_dragged(&link, progress).await?;
+        let mut told: HashMap<String, u32> = HashMap::from([(self.target.clone(), 1)]);
         loop {
             self.look(&link, progress).await?;
+            waiting.collect(&mut progress.jobs);
+            // The target too: one whose stop was cancelled is up, and pulls its dependents up again.
             let moving: Vec<&Listed> = progress
-                .concerned(&self.target)
+                .concerned_and_target(&self.target)
                 .filter(|u| !is_at_rest(u))
                 .collect();
             if moving.is_empty() {
                 return Ok(());
             }
             // What is only wanted or upheld does not stop with the target: it has no job, and needs one.
-            let idle = moving
+            let idle: Vec<String> = moving
                 .iter()
-                .filter(|u| u.job == 0 && u.active_state != "deactivating");
-            let stops = idle.map(|u| async { (u.name.clone(), link.queue("StopUnit", &u.name).await) });
-            let stops = join_all(stops).await;
-            if !stops.is_empty() {
-                for (unit, stop) in stops {
+                .filter(|u| u.job == 0 && u.active_state != "deactivating")
+                .map(|u| u.name.clone())
+                .collect();
+            if !idle.is_empty() {
+                // One that was told before and runs again (a busy mount, a stop that was cancelled) is told again,
+                // but not as fast as systemd can answer.
+                sleep(again(
+                    idle.iter()
+                        .filter_map(|unit| told.get(unit))
+                        .max()
+                        .copied()
+                        .unwrap_or(0),
+                ))
+                .await;
+                let stops = join_all(idle.iter().map(|unit| link.queue("StopUnit", unit))).await;
+                for (unit, stop) in idle.into_iter().zip(stops) {
                     stop.map_err(|error| self.interrupted(error, "stop", &unit))?;
+                    *told.entry(unit).or_default() += 1;
                 }
                 self.find_dragged(&link, progress).await?;
                 continue;
@@ -295,6 +320,7 @@ impl Systemd {
         progress.graph = self.read_graph(&link).await?.0;
         loop {
             self.look(&link, progress).await?;
+            waiting.collect(&mut progress.jobs);
             let pending: Vec<&Listed> = progress
                 .pulled(&self.target)
                 .filter(|u| u.job != 0 || matches!(u.active_state.as_str(), "activating" | "deactivating"))
@@ -313,111 +339,6 @@ impl Systemd {
                 .await
                 .map_err(Interrupted::Lost)?;
         }
-    }
-
-    /// What is said of `units`: states, systemd's reasons for failures, and times since `began`.
-    async fn reports(
-        &self,
-        progress: &Progress,
-        units: impl Iterator<Item = &Listed>,
-        began: Instant,
-    ) -> Vec<UnitReport> {
-        let link = self.bus.link().await.ok();
-        let reports = units.map(|unit| {
-            let link = link.clone();
-            async move {
-                let mut report = UnitReport::new(&unit.name, &unit.active_state);
-                report.elapsed_ms =
-                    progress
-                        .jobs
-                        .get(&unit.name)
-                        .filter(|_| unit.job == 0)
-                        .map(|(ended, _)| {
-                            u64::try_from(ended.saturating_duration_since(began).as_millis())
-                                .unwrap_or(u64::MAX)
-                        });
-                if let (true, Some(link)) = (unit.active_state == "failed", link) {
-                    report.result = link
-                        .property::<String>(&unit.name, &interface(&unit.name), "Result")
-                        .await
-                        .ok()
-                        .flatten()
-                        .filter(|result| result != "success");
-                }
-                report
-            }
-        });
-        timeout(LAST_LOOK, join_all(reports)).await.unwrap_or_default()
-    }
-
-    async fn drain_until(&self, deadline: Instant) -> Result<Settled, UnitsError> {
-        let began = Instant::now();
-        let mut progress = Progress::default();
-        self.until_done(Verb::Stop, deadline, &mut progress).await?;
-        let concerned: Vec<&Listed> = progress.concerned(&self.target).collect();
-        let left = cgroups::left_behind(
-            concerned
-                .iter()
-                .filter(|u| is_at_rest(u))
-                .map(|u| u.name.as_str()),
-        );
-        let reports = self.reports(&progress, concerned.into_iter(), began).await;
-        Ok(Settled::drained(&self.target, reports, &left, began.elapsed()))
-    }
-
-    async fn undrain_until(&self, deadline: Instant) -> Result<Settled, UnitsError> {
-        let began = Instant::now();
-        let mut progress = Progress::default();
-        self.until_done(Verb::Start, deadline, &mut progress).await?;
-        let dependents = progress
-            .graph
-            .dependents
-            .iter()
-            .filter_map(|name| progress.listed.get(name));
-        let reports = self.reports(&progress, dependents, began).await;
-        let (mut pending, mut failed) = (Vec::new(), Vec::new());
-        for unit in progress.pulled(&self.target) {
-            let job = progress.jobs.get(&unit.name).map(|(_, result)| result.as_str());
-            match started(unit, job) {
-                Started::Up => {}
-                Started::Pending(state) => pending.push((unit.name.clone(), state)),
-                Started::Failed(why) => {
-                    let reason = reports
-                        .iter()
-                        .find(|r| r.name == unit.name)
-                        .and_then(|r| r.result.clone());
-                    failed.push((unit.name.clone(), reason.unwrap_or(why)));
-                }
-                Started::Unknown => match self.ran_once(&unit.name).await {
-                    true => {}
-                    false => failed.push((unit.name.clone(), "inactive".to_owned())),
-                },
-            }
-        }
-        let unwanted: Vec<String> = reports
-            .iter()
-            .filter(|r| r.is_stopped() && !progress.graph.pulled.contains(&r.name))
-            .map(|r| r.name.clone())
-            .collect();
-        Ok(Settled::undrained(
-            &self.target,
-            reports,
-            &pending,
-            &failed,
-            &unwanted,
-            began.elapsed(),
-        ))
-    }
-
-    /// Whether an inactive unit is a oneshot that has run: at rest, as it should be.
-    async fn ran_once(&self, unit: &str) -> bool {
-        let Ok(link) = self.bus.link().await else {
-            return false;
-        };
-        let kind = link
-            .property::<String>(unit, "org.freedesktop.systemd1.Service", "Type")
-            .await;
-        matches!(kind, Ok(Some(kind)) if kind == "oneshot")
     }
 }
 
@@ -443,6 +364,7 @@ impl Units for Systemd {
                     graph,
                     ..Progress::default()
                 };
+                self.find_dragged(&link, &mut progress).await?;
                 self.look(&link, &mut progress).await?;
                 Ok((progress, target))
             };

@@ -20,12 +20,20 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// The target and all that must rest.
+    /// All that must rest before the drain is done: the dependents, and what depends on them.
     pub(super) fn concerned<'a>(&'a self, target: &'a str) -> impl Iterator<Item = &'a Listed> + 'a {
         self.listed
             .values()
             .filter(move |u| u.name != target)
             .filter(|u| self.graph.dependents.contains(&u.name) || self.dragged.contains(&u.name))
+    }
+
+    /// All that must rest, and the target with it.
+    pub(super) fn concerned_and_target<'a>(
+        &'a self,
+        target: &'a str,
+    ) -> impl Iterator<Item = &'a Listed> + 'a {
+        self.concerned(target).chain(self.listed.get(target))
     }
 
     /// The target and what starting it starts.
@@ -93,25 +101,26 @@ pub(super) fn interface(unit: &str) -> String {
     )
 }
 
+/// A unit in a state, for tests.
+#[cfg(test)]
+pub(super) fn unit(active: &str, job: u32) -> Listed {
+    Listed {
+        name: "app.service".to_owned(),
+        _description: String::new(),
+        load_state: "loaded".to_owned(),
+        active_state: active.to_owned(),
+        sub_state: "sub".to_owned(),
+        _following: String::new(),
+        path: zbus::OwnedObjectPath::default(),
+        job,
+        job_type: "start".to_owned(),
+        _job_path: zbus::OwnedObjectPath::default(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use zbus::OwnedObjectPath;
-
-    fn unit(active: &str, job: u32) -> Listed {
-        Listed {
-            name: "app.service".to_owned(),
-            _description: String::new(),
-            load_state: "loaded".to_owned(),
-            active_state: active.to_owned(),
-            sub_state: "sub".to_owned(),
-            _following: String::new(),
-            path: OwnedObjectPath::default(),
-            job,
-            job_type: "start".to_owned(),
-            _job_path: OwnedObjectPath::default(),
-        }
-    }
 
     #[test]
     fn at_rest_is_stopped_with_nothing_queued() {

@@ -3,7 +3,10 @@
 use std::collections::{HashMap, HashSet};
 
 use futures_util::StreamExt;
-use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::sync::broadcast::{
+    self,
+    error::{RecvError, TryRecvError},
+};
 use tokio::time::Instant;
 use zbus::{MessageStream, OwnedObjectPath};
 
@@ -26,6 +29,20 @@ impl<'a> Waiting<'a> {
             signals: link.signals(),
             ended: HashSet::new(),
             changes: None,
+        }
+    }
+
+    /// Writes the ends of jobs that were told already into `results`, without waiting for more.
+    pub(super) fn collect(&mut self, results: &mut HashMap<String, (Instant, String)>) {
+        loop {
+            match self.signals.try_recv() {
+                Ok(Signal::JobRemoved { job, unit, result }) => {
+                    results.insert(unit, (Instant::now(), result));
+                    self.ended.insert(job);
+                }
+                Ok(Signal::Restarted) | Err(TryRecvError::Lagged(_)) => {}
+                Err(TryRecvError::Empty | TryRecvError::Closed) => return,
+            }
         }
     }
 
