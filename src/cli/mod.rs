@@ -3,6 +3,7 @@
 
 mod duration;
 mod host_port;
+mod live_lines;
 mod pages;
 
 use std::fmt;
@@ -13,6 +14,7 @@ use clap::Parser;
 
 pub use duration::{ConfigDuration, parse_duration};
 pub use host_port::{HostPort, HostPortError};
+pub use live_lines::{LiveLines, terminal_columns};
 pub use pages::{PageCommand, print_page};
 
 /// Exit code: something failed at run time.

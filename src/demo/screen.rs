@@ -4,26 +4,20 @@
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
-
-use crate::cli::Failure;
+use crate::cli::{Failure, LiveLines, terminal_columns};
 
 /// The demo's part of standard output.
 pub(super) struct Screen {
-    table: Option<MultiProgress>,
-    rows: Vec<Row>,
-}
-
-struct Row {
-    text: String,
-    bar: Option<ProgressBar>,
+    table: Option<LiveLines<io::Stdout>>,
+    /// The rows, where there is no terminal to keep them.
+    rows: Vec<String>,
 }
 
 impl Screen {
     pub(super) fn new() -> Self {
         let table = io::stdout()
             .is_terminal()
-            .then(|| MultiProgress::with_draw_target(ProgressDrawTarget::stdout()));
+            .then(|| LiveLines::new(io::stdout(), terminal_columns()));
         Self {
             table,
             rows: Vec::new(),
@@ -41,62 +35,48 @@ impl Screen {
 
     /// A line of the story.
     pub(super) fn say(&mut self, line: &str) -> Result<(), Failure> {
-        let written = match &self.table {
-            Some(table) => table.println(line),
+        let written = match &mut self.table {
+            Some(table) => table.say(line),
             None => {
                 let mut stdout = io::stdout().lock();
                 writeln!(stdout, "{line}").and_then(|()| stdout.flush())
             }
         };
-        written.map_err(|error| match error.kind() {
-            // Nobody reads on: the end, and nothing to complain about.
-            io::ErrorKind::BrokenPipe => Failure {
-                code: crate::cli::EXIT_FAILED,
-                messages: Vec::new(),
-            },
-            _ => Failure::failed(format!("cannot write to standard output: {error}")),
-        })
+        ended(written)
     }
 
     /// What a row of the table says now. Rows come into being when they are first named.
     pub(super) fn row(&mut self, index: usize, text: &str) -> Result<(), Failure> {
+        if let Some(table) = &mut self.table {
+            return ended(table.set(index, text).map(|_| ()));
+        }
         while self.rows.len() <= index {
-            let bar = self.table.as_ref().map(|table| {
-                let style = ProgressStyle::with_template("{msg}");
-                table.add(
-                    ProgressBar::no_length()
-                        .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())),
-                )
-            });
-            self.rows.push(Row {
-                text: String::new(),
-                bar,
-            });
+            self.rows.push(String::new());
         }
-        let Some(row) = self.rows.get_mut(index).filter(|row| row.text != text) else {
-            return Ok(());
-        };
-        text.clone_into(&mut row.text);
-        match &row.bar {
-            Some(bar) => {
-                bar.set_message(text.to_owned());
-                bar.tick();
-                Ok(())
-            }
-            None => self.say(text),
+        match self.rows.get_mut(index) {
+            Some(row) if row != text => text.clone_into(row),
+            _ => return Ok(()),
         }
+        self.say(text)
     }
 
     /// Takes the table away; the story stays.
     pub(super) fn close_table(&mut self) {
-        let Some(table) = &self.table else {
-            return;
-        };
-        // When it cannot be cleared, the terminal is gone, and so is the table. First of all, because a bar that is
-        // removed is drawn once more.
-        let _ = table.clear();
-        table.set_draw_target(ProgressDrawTarget::hidden());
+        if let Some(mut table) = self.table.take() {
+            // When it cannot be cleared, the terminal is gone, and so is the table.
+            let _ = table.clear();
+        }
         self.rows.clear();
-        self.table = None;
     }
+}
+
+fn ended(written: io::Result<()>) -> Result<(), Failure> {
+    written.map_err(|error| match error.kind() {
+        // Nobody reads on: the end, and nothing to complain about.
+        io::ErrorKind::BrokenPipe => Failure {
+            code: crate::cli::EXIT_FAILED,
+            messages: Vec::new(),
+        },
+        _ => Failure::failed(format!("cannot write to standard output: {error}")),
+    })
 }

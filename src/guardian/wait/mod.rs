@@ -217,7 +217,6 @@ async fn wait(probes: Vec<Probe>, pace: Pace) -> Result<u8, Failure> {
         }
     }
     drop(verdicts);
-    report.end();
     let elapsed = began.elapsed();
     if progress.state() == State::AllReady {
         notify::ready("all databases are ready");

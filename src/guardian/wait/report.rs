@@ -1,21 +1,35 @@
 //! How `wait` tells what it sees: on a terminal a line for each database that changes in place, elsewhere a log line
 //! for each change.
 
-use std::io::{IsTerminal, Write};
+use std::io::{self, IsTerminal};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
-
 use super::progress::shown;
+use crate::cli::{LiveLines, terminal_columns};
 use crate::probe::Verdict;
 use crate::telemetry;
 
 /// Where the reports go.
 pub(super) enum Report {
     /// Standard error is a terminal.
-    Terminal(Vec<ProgressBar>),
+    Terminal(Mutex<Terminal>),
     /// A journal, a pipe or a file.
     Lines,
+}
+
+/// A line for each database.
+pub(super) struct Terminal {
+    lines: LiveLines<io::Stderr>,
+    names: Vec<String>,
+}
+
+impl Terminal {
+    fn set(&mut self, index: usize, text: &str) {
+        let name = self.names.get(index).map_or("", String::as_str);
+        // When the terminal is gone there is nobody left to tell.
+        let _ = self.lines.set(index, &format!("{name}  {text}"));
+    }
 }
 
 impl Report {
@@ -24,18 +38,14 @@ impl Report {
         if !std::io::stderr().is_terminal() || telemetry::stderr_is_journal() {
             return Self::Lines;
         }
-        let lines = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
         let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0);
-        let style = ProgressStyle::with_template("{spinner} {prefix}  {wide_msg}")
-            .unwrap_or_else(|_| ProgressStyle::default_spinner());
-        let lines = names.iter().map(|name| {
-            let line = lines.add(ProgressBar::new_spinner().with_style(style.clone()));
-            line.set_prefix(format!("{name:width$}"));
-            line.set_message("asking");
-            line.enable_steady_tick(Duration::from_millis(100));
-            line
-        });
-        Self::Terminal(lines.collect())
+        let names: Vec<_> = names.iter().map(|name| format!("{name:width$}")).collect();
+        let lines = LiveLines::new(io::stderr(), terminal_columns());
+        let mut terminal = Terminal { lines, names };
+        for index in 0..terminal.names.len() {
+            terminal.set(index, "asking");
+        }
+        Self::Terminal(Mutex::new(terminal))
     }
 
     /// An attempt is over. `news` says whether it found something else than the one before.
@@ -52,13 +62,15 @@ impl Report {
         match (self, verdict) {
             // Ready as before: the line says since when.
             (Self::Terminal(_), Verdict::Ready) if !news => {}
-            (Self::Terminal(lines), verdict) => {
-                if let Some(line) = lines.get(index) {
-                    line.set_message(match verdict {
-                        Verdict::Ready => format!("ready after {}", shown(elapsed)),
-                        Verdict::NotReady(cause) => format!("{made}/{of}  {cause}"),
-                    });
-                }
+            (Self::Terminal(terminal), verdict) => {
+                let text = match verdict {
+                    Verdict::Ready => format!("ready after {}", shown(elapsed)),
+                    Verdict::NotReady(cause) => format!("{made}/{of}  {cause}"),
+                };
+                terminal
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .set(index, &text);
             }
             (Self::Lines, _) if !news => {}
             (Self::Lines, Verdict::Ready) => {
@@ -67,17 +79,6 @@ impl Report {
             (Self::Lines, Verdict::NotReady(cause)) => {
                 tracing::info!(database, attempt = made, of, why = %cause, "not ready yet");
             }
-        }
-    }
-
-    /// The wait is over. The lines of a terminal stay as they are.
-    pub(super) fn end(&self) {
-        if let Self::Terminal(lines) = self {
-            for line in lines {
-                line.abandon();
-            }
-            // The cursor stays behind the last line; what comes next begins on its own.
-            let _ = writeln!(std::io::stderr().lock());
         }
     }
 }

@@ -151,7 +151,8 @@ impl Link {
             .build()
             .await
             .map_err(|error| CallError::Lost(error.to_string()))?;
-        let (signals, _) = broadcast::channel(4_096);
+        // All of it is allocated at once. One that falls behind looks again, which is what a signal is for anyway.
+        let (signals, _) = broadcast::channel(512);
         let dead = Arc::new(AtomicBool::new(false));
         let jobs = MatchRule::try_from(
             "type='signal',sender='org.freedesktop.systemd1',path='/org/freedesktop/systemd1',\
@@ -161,7 +162,7 @@ impl Link {
             "type='signal',sender='org.freedesktop.DBus',interface='org.freedesktop.DBus',\
              member='NameOwnerChanged',arg0='org.freedesktop.systemd1'",
         )?;
-        let jobs = MessageStream::for_match_rule(jobs, &connection, NonZeroUsize::new(1_024)).await?;
+        let jobs = MessageStream::for_match_rule(jobs, &connection, NonZeroUsize::new(256)).await?;
         let owner = MessageStream::for_match_rule(owner, &connection, None).await?;
         // A stream that nobody polls stops every call on its connection: this task does nothing but poll. It keeps
         // the connection open, so it must end with the link (see Drop), and not after it.
@@ -262,7 +263,7 @@ impl Link {
             "type='signal',sender='org.freedesktop.systemd1',path_namespace='/org/freedesktop/systemd1/unit',\
              interface='org.freedesktop.DBus.Properties',member='PropertiesChanged',arg0='org.freedesktop.systemd1.Unit'",
         )?;
-        Ok(MessageStream::for_match_rule(rule, &self.connection, NonZeroUsize::new(4_096)).await?)
+        Ok(MessageStream::for_match_rule(rule, &self.connection, NonZeroUsize::new(1_024)).await?)
     }
 }
 
