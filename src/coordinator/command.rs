@@ -251,19 +251,12 @@ async fn execute(
         plan.generation = match &generation {
             Generation::None => None,
             Generation::Given(number) => Some(*number),
-            Generation::File(path) => Some(match generation::take(path, milliseconds_since_1970).await {
-                Ok(number) => number,
-                // The databases are about to go, perhaps because of this very disk.
-                Err(error) if plan.action == Action::Drain && error.is_the_disk() => {
-                    tracing::error!(%error, "cannot remember the generation: draining with one from the clock");
-                    milliseconds_since_1970()
-                }
-                Err(error) => {
-                    return Err(Failure {
-                        code: error.exit_code(),
-                        messages: vec![format!("{error}; nothing was sent")],
-                    });
-                }
+            Generation::File(path) => Some(tokio::select! {
+                taken = take_generation(plan.action, path) => taken?,
+                () = stop.cancelled() => return Err(Failure::failed(format!(
+                    "told to end before a generation was taken from {}; nothing was sent",
+                    path.display()
+                ))),
             }),
         };
         notify::status(&format!("{}: telling {} hosts", plan.action, plan.targets.len()));
@@ -307,6 +300,25 @@ async fn execute(
         code: EXIT_FAILED,
         messages: vec!["told to end twice: ended at once, without a summary".to_owned()],
     })
+}
+
+async fn take_generation(action: Action, path: &Path) -> Result<u64, Failure> {
+    match generation::take(path, milliseconds_since_1970).await {
+        Ok(number) => Ok(number),
+        // The databases are about to go, perhaps because of this very disk.
+        Err(error) if action == Action::Drain && error.why.is_the_disk() => {
+            let from = match error.last {
+                Some(_) => "above the last",
+                None => "from the clock",
+            };
+            tracing::error!(%error, generation = error.number, "cannot remember the generation: draining with one {from}");
+            Ok(error.number)
+        }
+        Err(error) => Err(Failure {
+            code: error.why.exit_code(),
+            messages: vec![format!("{error}; nothing was sent")],
+        }),
+    }
 }
 
 #[expect(

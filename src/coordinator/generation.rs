@@ -4,6 +4,9 @@
 //! call gets it, from this process or another one, at the same time or after a crash at any instruction. It is at
 //! least the time in milliseconds since 1970, so a lost file does not make new commands look old.
 //!
+//! A disk that hangs costs no more than [`LOCK_TIMEOUT`] and [`DISK_TIMEOUT`] together, and blocks no thread that
+//! anybody waits for.
+//!
 //! **Not guaranteed.** Order between two database hosts: each has its own file, and their clocks may differ. On
 //! file systems whose `flock` is local (some network file systems) two hosts that share the file are not kept
 //! apart.
@@ -16,11 +19,14 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::cli::{EXIT_CONFIG, EXIT_FAILED};
 
 /// How long another coordinator may hold the lock. It holds it for two `fsync`s.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the disk may take to open the lock, and then to read and write the number.
+const DISK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why there is no generation.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +63,27 @@ pub enum GenerationError {
         /// The lock file.
         path: PathBuf,
     },
+    /// The disk, or the server of a network file system, does not answer.
+    #[error("cannot {verb} {}: its disk did not answer within {} s; look at the disk, or give a number with --generation", path.display(), DISK_TIMEOUT.as_secs())]
+    Hung {
+        /// `lock`, `read`, `write`.
+        verb: &'static str,
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+/// No generation was taken; what a command may carry that cannot wait for one.
+#[derive(Debug, thiserror::Error)]
+#[error("{why}")]
+pub struct NotTaken {
+    /// Why not.
+    pub why: GenerationError,
+    /// The last number, when it could be read.
+    pub last: Option<u64>,
+    /// Greater than the last one, when that could be read, and no less than the clock. It is not on disk, so
+    /// another command may get it too: guardians take the same number twice.
+    pub number: u64,
 }
 
 impl GenerationError {
@@ -69,7 +96,7 @@ impl GenerationError {
     pub const fn exit_code(&self) -> u8 {
         match self {
             Self::Corrupt { .. } | Self::Unusable { .. } => EXIT_CONFIG,
-            Self::Write { .. } | Self::Locked { .. } => EXIT_FAILED,
+            Self::Write { .. } | Self::Locked { .. } | Self::Hung { .. } => EXIT_FAILED,
         }
     }
 }
@@ -98,51 +125,127 @@ pub fn parse(text: &str) -> Option<u64> {
 /// The lock is `flock` on `path` with `.lock` added, which stays: a lock file that is removed protects nobody.
 ///
 /// # Errors
-/// When the number could not be made durable.
-pub async fn take(path: &Path, now: impl FnOnce() -> u64) -> Result<u64, GenerationError> {
-    let _lock = lock(&with_suffix(path, ".lock")).await?;
-    let last = read(path)?;
-    let Some(taken) = next(last, now()) else {
-        return Err(GenerationError::Corrupt {
+/// When the number could not be made durable. The error holds a number for a command that must go out anyway.
+pub async fn take(path: &Path, now: impl Fn() -> u64) -> Result<u64, NotTaken> {
+    let not_taken = |why, last: Option<u64>| NotTaken {
+        why,
+        last,
+        number: next(last, now()).unwrap_or(u64::MAX),
+    };
+    let lock = match lock(&with_suffix(path, ".lock")).await {
+        Ok(lock) => lock,
+        Err(why) => {
+            // The number is replaced by rename, so it can be read without the lock.
+            let deadline = Instant::now() + DISK_TIMEOUT;
+            let last = on_disk(deadline, "read", path, read).await.ok().flatten();
+            return Err(not_taken(why, last));
+        }
+    };
+    let deadline = Instant::now() + DISK_TIMEOUT;
+    let last = match on_disk(deadline, "read", path, read).await {
+        Ok(last) => last,
+        Err(why) => return Err(not_taken(why, None)),
+    };
+    let Some(number) = next(last, now()) else {
+        let why = GenerationError::Corrupt {
             path: path.to_owned(),
             found: last.map_or_else(String::new, |n| n.to_string()),
-        });
+        };
+        return Err(not_taken(why, last));
     };
-    write(path, taken).map_err(|source| GenerationError::Write {
-        path: path.to_owned(),
-        source,
-    })?;
-    Ok(taken)
+    let written = on_disk(deadline, "write", path, move |path| {
+        // A write that outlives our patience keeps the lock until it ends.
+        let _lock = lock;
+        write(path, number).map_err(|source| GenerationError::Write {
+            path: path.to_owned(),
+            source,
+        })
+    });
+    match written.await {
+        Ok(()) => Ok(number),
+        Err(why) => Err(NotTaken { why, last, number }),
+    }
+}
+
+/// Does `work` with `path` on a thread of its own: nothing else can leave a call that a disk never ends.
+async fn on_disk<T: Send + 'static>(
+    deadline: Instant,
+    verb: &'static str,
+    path: &Path,
+    work: impl FnOnce(&Path) -> Result<T, GenerationError> + Send + 'static,
+) -> Result<T, GenerationError> {
+    let owned = path.to_owned();
+    let work = tokio::task::spawn_blocking(move || work(&owned));
+    let path = path.to_owned();
+    match timeout_at(deadline, work).await {
+        Ok(Ok(done)) => done,
+        Ok(Err(error)) => Err(GenerationError::Unusable {
+            verb,
+            path,
+            source: io::Error::other(error),
+        }),
+        Err(_) => Err(GenerationError::Hung { verb, path }),
+    }
 }
 
 async fn lock(path: &Path) -> Result<Flock<File>, GenerationError> {
-    let unusable = |source| GenerationError::Unusable {
-        verb: "lock",
-        path: path.to_owned(),
-        source,
-    };
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o644)
-        .custom_flags(OFlag::O_NOFOLLOW.bits())
-        .open(path)
-        .map_err(unusable)?;
-    let deadline = tokio::time::Instant::now() + LOCK_TIMEOUT;
+    let begin = Instant::now();
+    let deadline = begin + LOCK_TIMEOUT;
+    let mut file = on_disk(begin + DISK_TIMEOUT, "lock", path, open_lock).await?;
     loop {
-        file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        // On a network file system this asks the server.
+        let limit = deadline.min(Instant::now() + DISK_TIMEOUT);
+        let tried = on_disk(limit, "lock", path, move |_| {
+            Ok(Flock::lock(file, FlockArg::LockExclusiveNonblock))
+        });
+        file = match tried.await? {
             Ok(lock) => return Ok(lock),
             Err((file, Errno::EWOULDBLOCK)) => file,
-            Err((_, errno)) => return Err(unusable(errno.into())),
+            Err((_, errno)) => {
+                return Err(GenerationError::Unusable {
+                    verb: "lock",
+                    path: path.to_owned(),
+                    source: errno.into(),
+                });
+            }
         };
-        if tokio::time::Instant::now() >= deadline {
+        // Ends a little early, so that the last try has the time to be answered.
+        let wait = Duration::from_millis(10);
+        if Instant::now() + 2 * wait >= deadline {
             return Err(GenerationError::Locked {
                 path: path.to_owned(),
             });
         }
         // flock has no asynchronous form; the holder needs milliseconds.
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        sleep(wait).await;
+    }
+}
+
+fn open_lock(path: &Path) -> Result<File, GenerationError> {
+    let open = || {
+        regular(path)?;
+        OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o644)
+            .custom_flags(OFlag::O_NOFOLLOW.bits())
+            .open(path)
+    };
+    open().map_err(|source| GenerationError::Unusable {
+        verb: "lock",
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Refuses what is there and no regular file: to open a named pipe waits for its other end.
+fn regular(path: &Path) -> io::Result<()> {
+    match std::fs::metadata(path) {
+        Ok(found) if found.is_file() => Ok(()),
+        Ok(_) => Err(io::Error::other("it is no regular file")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
     }
 }
 
@@ -152,6 +255,7 @@ fn read(path: &Path) -> Result<Option<u64>, GenerationError> {
         path: path.to_owned(),
         source,
     };
+    regular(path).map_err(unusable)?;
     let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -173,6 +277,7 @@ fn read(path: &Path) -> Result<Option<u64>, GenerationError> {
 /// holder of the lock uses it: what a killed coordinator left is overwritten, not added to.
 fn write(path: &Path, generation: u64) -> io::Result<()> {
     let temporary = with_suffix(path, ".new");
+    regular(&temporary)?;
     let mut file = OpenOptions::new()
         .write(true)
         .create(true)
@@ -253,7 +358,7 @@ mod tests {
         for corrupt in ["", "drain\n", "18446744073709551615"] {
             std::fs::write(&path, corrupt).unwrap();
             let error = take(&path, || 1).await.unwrap_err();
-            assert_eq!(error.exit_code(), EXIT_CONFIG);
+            assert_eq!(error.why.exit_code(), EXIT_CONFIG);
             let text = error.to_string();
             assert!(
                 text.contains(path.to_str().unwrap()) && text.contains("remove it"),
@@ -269,7 +374,57 @@ mod tests {
         let error = take(&folder.path().join("missing/generation"), || 1)
             .await
             .unwrap_err();
-        assert_eq!(error.exit_code(), EXIT_CONFIG);
+        assert_eq!(error.why.exit_code(), EXIT_CONFIG);
         assert!(error.to_string().contains("name a file"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_number_that_cannot_be_written_is_still_above_the_last() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("generation");
+        std::fs::write(&path, "9000\n").unwrap();
+        // Stands for a full disk: for root too, nothing can be written to this name.
+        std::fs::create_dir(with_suffix(&path, ".new")).unwrap();
+        let error = take(&path, || 1_000).await.unwrap_err();
+        assert_eq!(
+            (error.why.exit_code(), error.number, error.last),
+            (EXIT_FAILED, 9_001, Some(9_000))
+        );
+        assert_eq!(take(&path, || 20_000).await.unwrap_err().number, 20_000);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "9000\n");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lock_that_cannot_be_had_does_not_hide_the_last_number() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("generation");
+        std::fs::write(&path, "9000\n").unwrap();
+        let held = lock(&with_suffix(&path, ".lock")).await.unwrap();
+        let error = take(&path, || 1_000).await.unwrap_err();
+        assert!(matches!(error.why, GenerationError::Locked { .. }), "{error}");
+        assert_eq!(error.number, 9_001);
+        drop(held);
+
+        std::fs::remove_file(with_suffix(&path, ".lock")).unwrap();
+        std::fs::create_dir(with_suffix(&path, ".lock")).unwrap();
+        let error = take(&path, || 1_000).await.unwrap_err();
+        assert_eq!((error.why.exit_code(), error.number), (EXIT_CONFIG, 9_001));
+
+        std::fs::remove_file(&path).unwrap();
+        let error = take(&path, || 1_000).await.unwrap_err();
+        assert_eq!((error.last, error.number), (None, 1_000), "nothing but the clock");
+    }
+
+    #[tokio::test]
+    async fn a_named_pipe_is_refused_and_not_waited_for() {
+        for suffix in [".new", "", ".lock"] {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("generation");
+            let pipe = with_suffix(&path, suffix);
+            nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+            let error = take(&path, || 1_000).await.unwrap_err();
+            assert!(error.to_string().contains("it is no regular file"), "{error}");
+            assert_eq!(error.number, 1_000);
+        }
     }
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::ValueEnum;
+use nix::unistd::{AccessFlags, access};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use toml::Spanned;
@@ -48,13 +49,15 @@ pub struct ServeArgs {
     /// [default: 45s]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     pub command_timeout: Option<Duration>,
-    /// Folder for what must outlive a restart: the highest generation seen. Without one it is forgotten
+    /// Folder for what must outlive a restart: the highest generation seen. It must exist. Without this setting
+    /// the generation is forgotten
     #[arg(long, env = "STATE_DIRECTORY", value_name = "FOLDER")]
     pub state_dir: Option<PathBuf>,
     /// Configuration file (TOML) with the same settings, and the processes of `--units processes`
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Check the configuration, say what is wrong with it, and end. A key file that is not there yet is no mistake
+    /// Check the configuration, say what is wrong with it, and end. A key file or a state folder that is not there
+    /// yet is no mistake
     #[arg(long)]
     pub check_config: bool,
 }
@@ -95,7 +98,8 @@ pub struct Config {
     pub units: UnitsConfig,
     /// How long a command may take.
     pub command_timeout: Duration,
-    /// Where the generation is remembered.
+    /// Where the generation is remembered. The folder is there and can be written, unless a configuration is
+    /// checked on a machine that does not have it.
     pub state_dir: Option<PathBuf>,
 }
 
@@ -185,6 +189,15 @@ impl Config {
             None => path,
         };
         let state_dir = args.state_dir.clone().or(file.state_dir).map(first);
+        if let Some(folder) = &state_dir
+            && let Err(error) = usable_folder(folder)
+            && !(args.check_config && error.kind() == std::io::ErrorKind::NotFound)
+        {
+            mistakes.push(format!(
+                "state-dir: cannot use {}: {error}; create the folder for this user, or set StateDirectory= in the unit",
+                folder.display()
+            ));
+        }
         let Some(psk_file) = args.psk_file.clone().or(file.psk_file) else {
             if mistakes.is_empty() {
                 return Err(Failure::usage(
@@ -224,6 +237,14 @@ impl Config {
             Err(Failure::configs(mistakes))
         }
     }
+}
+
+/// Whether files can be made in `folder`, as far as can be told without making one.
+fn usable_folder(folder: &Path) -> std::io::Result<()> {
+    if !std::fs::metadata(folder)?.is_dir() {
+        return Err(std::io::ErrorKind::NotADirectory.into());
+    }
+    Ok(access(folder, AccessFlags::W_OK | AccessFlags::X_OK)?)
 }
 
 /// systemd.unit(5): letters, digits, and `:-_.\@`, a dot and a known suffix, at most 255 bytes.
@@ -440,5 +461,37 @@ mod tests {
             check(write(folder.path(), "short", "short")).unwrap_err().code,
             78
         );
+    }
+
+    #[test]
+    fn a_state_folder_must_be_there_except_for_a_check() {
+        let folder = tempfile::tempdir().unwrap();
+        let key = write(folder.path(), "key", &"k".repeat(40));
+        let read = |state_dir: PathBuf, check_config| {
+            Config::read(&ServeArgs {
+                psk_file: Some(key.clone()),
+                state_dir: Some(state_dir),
+                check_config,
+                ..ServeArgs::default()
+            })
+            .map_err(|failure| (failure.code, failure.messages.join("\n")))
+        };
+        let absent = folder.path().join("absent");
+        assert!(read(folder.path().to_owned(), false).is_ok());
+        assert!(read(absent.clone(), true).is_ok());
+        let (code, said) = read(absent.clone(), false).unwrap_err();
+        assert_eq!(code, 78);
+        for part in [absent.to_str().unwrap(), "create the folder", "StateDirectory="] {
+            assert!(said.contains(part), "{part} is not in {said}");
+        }
+        for check in [false, true] {
+            for no_folder in [key.clone(), key.join("below")] {
+                let (code, said) = read(no_folder, check).unwrap_err();
+                assert!(
+                    code == 78 && said.to_lowercase().contains("not a directory"),
+                    "{said}"
+                );
+            }
+        }
     }
 }

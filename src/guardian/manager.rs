@@ -8,9 +8,10 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
-use super::memory;
+use super::memory::{self, Memory, MemoryError};
 use super::operations::{Direction, Effect, Event, OperationId, Operations, Outcome, Ticket};
 use crate::protocol::{Action, Response, Status};
 use crate::telemetry::notify;
@@ -51,7 +52,8 @@ pub(super) struct Manager {
     units: Arc<dyn Units>,
     operations: Operations,
     command_timeout: Duration,
-    state_dir: Option<PathBuf>,
+    memory: Option<Arc<Memory>>,
+    writer: Option<JoinHandle<Result<(), MemoryError>>>,
     waiting: HashMap<Ticket, oneshot::Sender<Box<Response>>>,
     tickets: u64,
     running: Option<(OperationId, Direction, Running)>,
@@ -63,7 +65,7 @@ impl Manager {
         let generation = state_dir.as_deref().and_then(|folder| {
             memory::recall(folder)
                 .inspect_err(|error| {
-                    tracing::error!(%error, "cannot recall the generation: a stale command may be taken once");
+                    tracing::error!(%error, "cannot recall the generation: a stale command may be taken until one with a higher generation comes");
                 })
                 .ok()
                 .flatten()
@@ -72,7 +74,8 @@ impl Manager {
             units,
             operations: Operations::new(generation),
             command_timeout,
-            state_dir,
+            memory: state_dir.map(|folder| Arc::new(Memory::new(folder, generation))),
+            writer: None,
             waiting: HashMap::new(),
             tickets: 0,
             running: None,
@@ -162,11 +165,21 @@ impl Manager {
     /// A disk that is full or hangs must not keep the databases waiting for their drain: it is reported, and the
     /// command goes on.
     async fn remember(&mut self, generation: u64) {
-        let Some(folder) = self.state_dir.clone() else {
+        let Some(memory) = self.memory.clone() else {
             return;
         };
-        let write = tokio::task::spawn_blocking(move || memory::remember(&folder, generation));
-        let why = match timeout(REMEMBER_TIMEOUT, write).await {
+        if memory.ask(generation) {
+            self.writer = Some(tokio::task::spawn_blocking(move || memory.write()));
+        }
+        // One that was left behind by an earlier command, when the disk was slow, writes this generation too.
+        let Some(writer) = &mut self.writer else {
+            return;
+        };
+        let ended = timeout(REMEMBER_TIMEOUT, writer).await;
+        if ended.is_ok() {
+            self.writer = None;
+        }
+        let why = match ended {
             Ok(Ok(Ok(()))) => return,
             Ok(Ok(Err(error))) => error.to_string(),
             Ok(Err(error)) => error.to_string(),
@@ -175,7 +188,7 @@ impl Manager {
         tracing::error!(
             error = why,
             generation,
-            "cannot remember the generation: after a restart a stale command may be taken"
+            "cannot remember the generation: after a restart a stale command may be taken until one with a higher generation comes"
         );
     }
 }

@@ -37,7 +37,13 @@ pub fn run(args: ServeArgs) -> Result<u8, Failure> {
         } else {
             "the key file is not there yet"
         };
-        print(&format!("the configuration is fine; {key}\n"))?;
+        let folder = match &config.state_dir {
+            Some(folder) if !folder.exists() => {
+                format!("; the state folder {} is not there yet", folder.display())
+            }
+            _ => String::new(),
+        };
+        print(&format!("the configuration is fine; {key}{folder}\n"))?;
         return Ok(0);
     }
     let Some(key) = config.key.clone() else {

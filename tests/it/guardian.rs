@@ -1,6 +1,7 @@
 //! `io-guardian serve` as people and units run it: settings, mistakes, and the conversation of the documentation.
 
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
@@ -161,6 +162,21 @@ fn each_mistake_is_one_message_with_its_place_and_remedy() {
         ),
         (with(&["--target", "databases"]), 78, &["databases", "suffix"]),
         (
+            with(&["--state-dir", "absent"]),
+            78,
+            &[
+                "state-dir: cannot use absent",
+                "No such file",
+                "create the folder",
+                "StateDirectory=",
+            ],
+        ),
+        (
+            with(&["--state-dir", "key"]),
+            78,
+            &["state-dir: cannot use key", "not a directory"],
+        ),
+        (
             with(&["--config", "absent.toml"]),
             78,
             &["absent.toml", "No such file"],
@@ -207,6 +223,23 @@ fn a_check_ends_with_0_or_with_all_that_is_wrong() {
         said.contains("the configuration is fine; the key file is not there yet"),
         "{said}"
     );
+    let (code, said) = place.ends(&["--psk-file", "key", "--state-dir", "absent", "--check-config"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(
+        said.contains("the key is fine; the state folder absent is not there yet"),
+        "{said}"
+    );
+    let (code, said) = place.ends(&["--psk-file", "key", "--state-dir", "key", "--check-config"]);
+    assert_eq!(code, Some(78), "{said}");
+    let closed = place.0.path().join("closed");
+    std::fs::create_dir(&closed).unwrap();
+    std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o500)).unwrap();
+    // Root may write there all the same.
+    if std::fs::write(closed.join("x"), "").is_err() {
+        let (code, said) = place.ends(&["--psk-file", "key", "--state-dir", "closed", "--check-config"]);
+        assert_eq!(code, Some(78), "{said}");
+        assert!(said.contains("cannot use closed"), "{said}");
+    }
     place.write("bad.toml", "port = -1\npsk_file = 'key'\ncommand-timeout = 20\n");
     let (code, said) = place.ends(&["--config", "bad.toml", "--check-config"]);
     assert_eq!(code, Some(78), "{said}");

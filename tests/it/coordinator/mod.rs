@@ -2,6 +2,7 @@
 
 mod answers;
 mod arguments;
+mod disks;
 mod fleets;
 mod seed;
 
