@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::ValueEnum;
+use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -244,7 +245,11 @@ fn usable_folder(folder: &Path) -> std::io::Result<()> {
     if !std::fs::metadata(folder)?.is_dir() {
         return Err(std::io::ErrorKind::NotADirectory.into());
     }
-    Ok(access(folder, AccessFlags::W_OK | AccessFlags::X_OK)?)
+    match access(folder, AccessFlags::W_OK | AccessFlags::X_OK) {
+        // A disk that went read-only is no mistake of the configuration: this host must still be drained from it.
+        Ok(()) | Err(Errno::EROFS) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// systemd.unit(5): letters, digits, and `:-_.\@`, a dot and a known suffix, at most 255 bytes.
