@@ -43,7 +43,8 @@ impl Report {
         let Attempt {
             index,
             database,
-            made,
+            failed,
+            found_ready,
             of,
             elapsed,
             verdict,
@@ -56,16 +57,21 @@ impl Report {
                 if let Some(line) = lines.get(index) {
                     line.set_message(match verdict {
                         Verdict::Ready => format!("ready after {}", shown(elapsed)),
-                        Verdict::NotReady(cause) => format!("{made}/{of}  {cause}"),
+                        Verdict::NotReady(cause) => format!("{failed}/{of}  {cause}"),
                     });
                 }
             }
             (Self::Lines, _) if !news => {}
             (Self::Lines, Verdict::Ready) => {
-                tracing::info!(database, attempt = made, elapsed = shown(elapsed), "ready");
+                tracing::info!(
+                    database,
+                    attempt = failed + found_ready,
+                    elapsed = shown(elapsed),
+                    "ready"
+                );
             }
             (Self::Lines, Verdict::NotReady(cause)) => {
-                tracing::info!(database, attempt = made, of, why = %cause, "not ready yet");
+                tracing::info!(database, attempt = failed, of, why = %cause, "not ready yet");
             }
         }
     }
@@ -87,7 +93,10 @@ impl Report {
 pub(super) struct Attempt<'a> {
     pub(super) index: usize,
     pub(super) database: &'a str,
-    pub(super) made: u32,
+    /// Attempts that did not find it ready, of at most `of`.
+    pub(super) failed: u32,
+    /// Attempts that found it ready.
+    pub(super) found_ready: u32,
     pub(super) of: u32,
     pub(super) elapsed: Duration,
     pub(super) verdict: &'a Verdict,
