@@ -258,7 +258,8 @@ class Strangers(unittest.IsolatedAsyncioTestCase):
 
     async def test_wrong_keys_by_the_thousand_from_40_addresses(self) -> None:
         saw = await self.crowd(attacks.wrong_keys, many=True, count=5000)
-        self.assertTrue(50 <= saw["refused"] <= 5000, saw)
+        # Most have to make room for the next ones before they are answered; those that are not are refused.
+        self.assertTrue(10 <= saw["refused"] <= 5000, saw)
 
     async def test_a_flood_from_the_coordinators_own_address_does_not_lock_it_out(self) -> None:
         # The flood takes that address's places as fast as they come free; who tries again gets in all the same.

@@ -4,7 +4,7 @@
 //! call gets it, from this process or another one, at the same time or after a crash at any instruction. It is at
 //! least the time in milliseconds since 1970, so a lost file does not make new commands look old.
 //!
-//! A disk that hangs costs no more than [`LOCK_TIMEOUT`] and [`DISK_TIMEOUT`] together, and blocks no thread that
+//! A disk that hangs costs no more than `LOCK_TIMEOUT` and `DISK_TIMEOUT` together, and blocks no thread that
 //! anybody waits for.
 //!
 //! **Not guaranteed.** Order between two database hosts: each has its own file, and their clocks may differ. On

@@ -1,5 +1,7 @@
 //! `io-guardian wait` against real databases.
 
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::process::Command;
 use std::sync::Arc;
 
@@ -330,6 +332,59 @@ fn a_redis_that_loads_or_lost_its_primary_is_not_ready() {
     ];
     let loading = Redis::start_in(test, &folder, &slow, &["Loading RDB", "RDB memory usage"]).unwrap();
     not_ready(&["--redis", &loading.address()], "(LOADING)");
+}
+
+#[test]
+fn one_that_was_ready_often_and_then_goes_away_is_not_taken_for_ready() {
+    let pong = |stream: &mut TcpStream| {
+        let mut question = [0; 256];
+        let _ = stream.read(&mut question);
+        let _ = stream.write_all(b"+PONG\r\n");
+    };
+    let (first, second) = (
+        TcpListener::bind("127.0.0.1:0").unwrap(),
+        TcpListener::bind("127.0.0.1:0").unwrap(),
+    );
+    let (goes, comes) = (first.local_addr().unwrap(), second.local_addr().unwrap());
+    // The first answers more often than there are attempts, and is gone then.
+    let (gone, is_gone) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for _ in 0..6 {
+            pong(&mut first.accept().unwrap().0);
+        }
+        drop(first);
+        let _ = gone.send(());
+    });
+    let (goes, comes) = (goes.to_string(), comes.to_string());
+    let pace = ["--attempts", "3", "--interval", "20ms", "--timeout", "60s"];
+    let waiter = wait(&[&["--redis", goes.as_str(), "--redis", &comes], &pace[..]].concat());
+    let (mut silent, _) = second.accept().unwrap();
+    let asked_on = is_gone.recv_timeout(std::time::Duration::from_secs(30));
+    assert!(
+        asked_on.is_ok(),
+        "a ready one is not asked any more: {}",
+        waiter.log()
+    );
+    waiter.wait_for(&["connection refused"]).unwrap();
+    pong(&mut silent);
+    // It is asked on while the first has attempts left.
+    std::thread::spawn(move || {
+        second
+            .incoming()
+            .flatten()
+            .for_each(|mut stream| pong(&mut stream))
+    });
+    let (code, said) = waiter.end();
+    assert_eq!(code, Some(1), "{said}");
+    let end = format!("redis {goes} is not ready after 3 attempts in ");
+    assert!(
+        said.contains(&end) && said.contains("(6 others found it ready): connection refused"),
+        "{said}"
+    );
+    assert!(
+        !said.contains(&format!("redis {comes} is not ready after")),
+        "{said}"
+    );
 }
 
 #[test]

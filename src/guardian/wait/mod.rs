@@ -1,9 +1,12 @@
 //! `io-guardian wait`: holds a boot until the databases really answer.
 //!
 //! **Promise.** Exit code 0 means that every database named was ready when it was asked last, and that this was at
-//! most one interval and one timeout ago: a database that goes away while another is awaited is awaited again.
-//! Attempts *start* one interval apart (or as soon as the one before is over, when that took longer), so the whole
-//! takes at most attempts × max(interval, timeout): five minutes by default.
+//! most one interval and one timeout ago: a ready one is asked on, at the same pace, while another is awaited, and is
+//! awaited again when it goes away. Attempts *start* one interval apart (or as soon as the one before is over, when
+//! that took longer). Only those that do not find a database ready are limited, so the whole takes at most
+//! attempts × max(interval, timeout) when none that was ready goes away: five minutes by default. However they come
+//! and go, it takes no more than databases × attempts × (interval + timeout): at any time one is missing, and that
+//! uses up its attempts.
 //!
 //! **What it does not guarantee.** It ends when the databases are ready and watches nothing afterwards.
 
@@ -34,7 +37,9 @@ const NOTIFY_MARGIN: Duration = Duration::from_secs(10);
 const AFTER_HELP: &str = "\
 Attempts on a database start one --interval apart, or as soon as the one before
 is over: by default all is over after five minutes. Databases are asked in
-parallel, and all must be ready at the same time.
+parallel, and all must be ready at the same time: a ready one is asked on while
+another is awaited. Attempts that find it ready do not count; one that goes away
+again has the attempts that it has left, and may so make it take longer.
 
 Ready means that a query would be served:
   PostgreSQL  With --user: SELECT 1 comes back from --database. Without: it
@@ -63,7 +68,7 @@ pub struct WaitArgs {
     /// A Redis to wait for; may be given more than once. Port 6379 where none is written.
     #[arg(long, value_name = "HOST[:PORT]")]
     redis: Vec<HostPort>,
-    /// How often each database is asked before giving up.
+    /// How often a database may be found not ready before giving up on it.
     #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
     attempts: u32,
     /// Time from the start of one attempt to the start of the next.
@@ -171,6 +176,11 @@ struct Pace {
 }
 
 impl Pace {
+    /// How old an answer can be when the next one is there, and so how old one may be that counts.
+    fn fresh(self) -> Duration {
+        self.interval.saturating_add(self.timeout)
+    }
+
     /// How long we may be silent and still make sense.
     fn patience(self) -> Duration {
         self.interval.max(self.timeout) + self.timeout + NOTIFY_MARGIN
@@ -183,14 +193,14 @@ async fn wait(probes: Vec<Probe>, pace: Pace) -> Result<u8, Failure> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(cannot)?;
     let names: Vec<String> = probes.iter().map(Probe::to_string).collect();
     let report = Report::start(&names);
-    let mut progress = Progress::new(probes.len(), pace.attempts);
+    let mut progress = Progress::new(probes.len(), pace.attempts, pace.fresh());
     let began = Instant::now();
     notify::extend_timeout(pace.patience());
     notify::status(&format!("waiting for {}", names.join(", ")));
     let mut verdicts = attempts(probes, pace);
     let mut signal = None;
-    while progress.state() == State::Waiting {
-        let (index, verdict) = tokio::select! {
+    while progress.state(Instant::now()) == State::Waiting {
+        let (index, when, verdict) = tokio::select! {
             biased;
             name = either(&mut terminate, &mut interrupt) => {
                 signal = Some(name);
@@ -201,11 +211,12 @@ async fn wait(probes: Vec<Probe>, pace: Pace) -> Result<u8, Failure> {
                 None => break,
             },
         };
-        let news = progress.record(index, verdict.clone());
+        let news = progress.record(index, when, verdict.clone());
         report.attempt(&Attempt {
             index,
             database: &names[index],
-            made: progress.made(index),
+            failed: progress.failed(index),
+            found_ready: progress.found_ready(index),
             of: pace.attempts,
             elapsed: began.elapsed(),
             verdict: &verdict,
@@ -218,13 +229,16 @@ async fn wait(probes: Vec<Probe>, pace: Pace) -> Result<u8, Failure> {
     }
     drop(verdicts);
     let elapsed = began.elapsed();
-    if progress.state() == State::AllReady {
+    if signal.is_none() && progress.not_ready().next().is_none() {
         notify::ready("all databases are ready");
         return Ok(0);
     }
     let mut messages: Vec<String> = progress
         .not_ready()
-        .map(|(index, cause)| explain(&names[index], progress.made(index), elapsed, cause))
+        .map(|(index, cause)| {
+            let (failed, ready) = (progress.failed(index), progress.found_ready(index));
+            explain(&names[index], failed, ready, elapsed, cause)
+        })
         .collect();
     if let Some(name) = signal {
         messages.insert(0, format!("ended by {name} before all databases were ready"));
@@ -268,8 +282,11 @@ async fn either(terminate: &mut Signal, interrupt: &mut Signal) -> &'static str 
     }
 }
 
-/// The verdicts on all databases as they come, each with its index; each database has its own loop of attempts.
-fn attempts(probes: Vec<Probe>, pace: Pace) -> impl Stream<Item = (usize, Verdict)> + Unpin {
+/// What an attempt found: index of the database, when, and the verdict.
+type Found = (usize, Instant, Verdict);
+
+/// The verdicts on all databases as they come; each database has its own loop of attempts.
+fn attempts(probes: Vec<Probe>, pace: Pace) -> impl Stream<Item = Found> + Unpin {
     let (found, mut verdicts) = mpsc::channel(probes.len().max(1));
     let loops: FuturesUnordered<_> = probes
         .into_iter()
@@ -288,12 +305,17 @@ fn attempts(probes: Vec<Probe>, pace: Pace) -> impl Stream<Item = (usize, Verdic
     })
 }
 
-async fn one(index: usize, mut probe: Probe, pace: Pace, found: mpsc::Sender<(usize, Verdict)>) {
+/// Asks one database until it was not ready too often, and for as long as the verdicts are taken.
+async fn one(index: usize, mut probe: Probe, pace: Pace, found: mpsc::Sender<Found>) {
     let mut start = Instant::now();
-    for _ in 0..pace.attempts {
+    let mut left = pace.attempts;
+    while left > 0 {
         sleep_until(start).await;
         let verdict = probe.attempt(start + pace.timeout).await;
-        if found.send((index, verdict)).await.is_err() {
+        if !verdict.is_ready() {
+            left -= 1;
+        }
+        if found.send((index, Instant::now(), verdict)).await.is_err() {
             return;
         }
         start = Instant::now().max(start + pace.interval);

@@ -53,7 +53,8 @@ impl Report {
         let Attempt {
             index,
             database,
-            made,
+            failed,
+            found_ready,
             of,
             elapsed,
             verdict,
@@ -65,7 +66,7 @@ impl Report {
             (Self::Terminal(terminal), verdict) => {
                 let text = match verdict {
                     Verdict::Ready => format!("ready after {}", shown(elapsed)),
-                    Verdict::NotReady(cause) => format!("{made}/{of}  {cause}"),
+                    Verdict::NotReady(cause) => format!("{failed}/{of}  {cause}"),
                 };
                 terminal
                     .lock()
@@ -74,10 +75,15 @@ impl Report {
             }
             (Self::Lines, _) if !news => {}
             (Self::Lines, Verdict::Ready) => {
-                tracing::info!(database, attempt = made, elapsed = shown(elapsed), "ready");
+                tracing::info!(
+                    database,
+                    attempt = failed + found_ready,
+                    elapsed = shown(elapsed),
+                    "ready"
+                );
             }
             (Self::Lines, Verdict::NotReady(cause)) => {
-                tracing::info!(database, attempt = made, of, why = %cause, "not ready yet");
+                tracing::info!(database, attempt = failed, of, why = %cause, "not ready yet");
             }
         }
     }
@@ -88,7 +94,10 @@ impl Report {
 pub(super) struct Attempt<'a> {
     pub(super) index: usize,
     pub(super) database: &'a str,
-    pub(super) made: u32,
+    /// Attempts that did not find it ready, of at most `of`.
+    pub(super) failed: u32,
+    /// Attempts that found it ready.
+    pub(super) found_ready: u32,
     pub(super) of: u32,
     pub(super) elapsed: Duration,
     pub(super) verdict: &'a Verdict,

@@ -220,18 +220,25 @@ fn processes() -> Vec<Process> {
         .collect()
 }
 
-/// `PID (NAME) STATE PARENT GROUP …` (proc(5)). The name may hold anything, brackets and spaces included.
+/// `PID (NAME) STATE PARENT GROUP …`, the number of threads as field 20 (proc(5)). The name may hold anything,
+/// brackets and spaces included.
+///
+/// The state is that of the first thread only: one that called pthread_exit(3) is a zombie while the others go on.
 fn parse_stat(stat: &str) -> Option<Process> {
     let (pid, rest) = stat.split_once(" (")?;
     let (name, rest) = rest.rsplit_once(") ")?;
     let mut fields = rest.split(' ');
     let state = fields.next()?;
+    let parent = fields.next()?.parse().ok()?;
+    let group = fields.next()?.parse().ok()?;
+    // Fields 6 to 19 lie between. Where the number cannot be read, it runs: a drain must not end too early.
+    let threads: Option<u32> = fields.nth(14).and_then(|threads| threads.parse().ok());
     Some(Process {
         pid: pid.parse().ok()?,
         name: name.to_owned(),
-        parent: fields.next()?.parse().ok()?,
-        group: fields.next()?.parse().ok()?,
-        dead: matches!(state, "Z" | "X" | "x"),
+        parent,
+        group,
+        dead: matches!(state, "Z" | "X" | "x") && threads.is_some_and(|threads| threads <= 1),
     })
 }
 
@@ -241,12 +248,26 @@ mod tests {
 
     #[test]
     fn a_name_may_hold_anything() {
-        let read = parse_stat("12 (a) S 1 (b)) Z 3 4 5 0 -1").unwrap();
+        let read = parse_stat("12 (a) S 1 (b)) Z 3 4 5 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0").unwrap();
         assert_eq!(
             (read.pid, read.name.as_str(), read.parent, read.group, read.dead),
             (12, "a) S 1 (b)", 3, 4, true)
         );
         assert!(parse_stat("nonsense").is_none());
         assert!(processes().iter().any(|p| p.pid == Pid::this().as_raw()));
+    }
+
+    #[test]
+    fn the_dead_have_no_thread_that_runs() {
+        for (state, threads, dead) in [
+            ("Z", "1", true),
+            ("X", "0", true),
+            ("Z", "2", false),
+            ("S", "1", false),
+            ("Z", "?", false),
+        ] {
+            let stat = format!("12 (a) 1) {state} 3 4 5 0 -1 0 0 0 0 0 0 0 0 0 20 0 {threads} 0 77 0");
+            assert_eq!(parse_stat(&stat).unwrap().dead, dead, "{stat}");
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! With real processes: shell scripts that behave well and badly.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -90,9 +91,15 @@ impl Bench {
     }
 }
 
-/// The dead that nobody has reaped yet do not run.
+/// Whether one of its threads runs. The dead that nobody has reaped yet do not.
 fn runs(pid: i32) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task"))
+        .into_iter()
+        .flatten();
+    let stats = threads.map_while(|thread| std::fs::read_to_string(thread.ok()?.path().join("stat")).ok());
+    stats
+        .into_iter()
+        .any(|stat| !stat.contains(") Z ") && !stat.contains(") X "))
 }
 
 /// A shell that is really there, and ends at SIGTERM.
@@ -198,6 +205,72 @@ async fn a_grandchild_that_ignores_the_signal_holds_the_answer_back_until_it_is_
     let down = bench.drain().await;
     assert_eq!(down.status, Status::Ok);
     assert!(!runs(grandchild));
+    assert!(down.message.ends_with("parent (timeout)"), "{}", down.message);
+}
+
+/// Its first thread ends, as a zombie; the other one ignores SIGTERM and then tells the process id. The alarm is for
+/// a test that fails: it would stay behind.
+const HALF: &str = r#"
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+static void *other(void *nothing) {
+    char path[64], stat[256] = "";
+    snprintf(path, sizeof path, "/proc/%d/stat", (int)getpid());
+    while (!strstr(stat, ") Z ")) {
+        FILE *file = fopen(path, "r");
+        if (file) {
+            if (!fgets(stat, sizeof stat, file)) stat[0] = 0;
+            fclose(file);
+        }
+        usleep(1000);
+    }
+    FILE *file = fopen("pid", "w");
+    fprintf(file, "%d\n", (int)getpid());
+    fclose(file);
+    for (;;) pause();
+    return nothing;
+}
+
+int main(void) {
+    pthread_t thread;
+    alarm(60);
+    signal(SIGTERM, SIG_IGN);
+    if (pthread_create(&thread, NULL, other, NULL)) return 1;
+    pthread_exit(NULL);
+}
+"#;
+
+#[tokio::test]
+async fn a_process_whose_first_thread_ended_runs_for_as_long_as_another_does() {
+    let bench = Bench::with(
+        &[("parent", "./half & sleep 1000")],
+        Duration::from_millis(300),
+        Restart::Never,
+    );
+    std::fs::write(bench.folder.path().join("half.c"), HALF).unwrap();
+    let compiler = std::process::Command::new("cc")
+        .args(["-pthread", "-o", "half", "half.c"])
+        .current_dir(bench.folder.path())
+        .status();
+    match compiler {
+        Ok(status) => assert!(status.success(), "{status}"),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let name = "a_process_whose_first_thread_ended_runs_for_as_long_as_another_does";
+            writeln!(std::io::stdout(), "SKIP {name}: no C compiler").unwrap();
+            return;
+        }
+        Err(error) => panic!("{error}"),
+    }
+    bench.undrain().await;
+    let half = bench.number("pid").await;
+    assert!(runs(half));
+    let down = bench.drain().await;
+    assert_eq!(down.status, Status::Ok);
+    assert!(!runs(half));
     assert!(down.message.ends_with("parent (timeout)"), "{}", down.message);
 }
 
