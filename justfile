@@ -31,3 +31,7 @@ shell:
 # Figures for docs/BENCHMARKS.md (release build, needs root)
 bench *ARGS:
     ./checks/bench {{ ARGS }}
+
+# Fuzz the codec for ten minutes (needs cargo-fuzz and a nightly compiler)
+fuzz SECONDS="600":
+    cargo +nightly fuzz run codec -- -max_total_time={{ SECONDS }} -max_len=8192

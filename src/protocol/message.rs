@@ -5,13 +5,13 @@
 //! implementation and one of ours are equal byte for byte.
 
 use std::fmt;
-use std::io;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use zeroize::Zeroizing;
 
 use super::limits::{ANSWER_MAX_BYTES, ANSWER_MAX_UNITS, ID_MAX_BYTES};
+use super::spaced::text;
 
 /// What an answer keeps free of units for everything else, in bytes.
 const MESSAGE_ROOM_BYTES: usize = 32 << 10;
@@ -476,29 +476,6 @@ impl Answer {
     pub fn to_text(&self) -> String {
         text(self)
     }
-}
-
-/// Writes JSON with a space after each colon and comma.
-fn text<T: Serialize>(value: &T) -> String {
-    struct Spaced;
-    impl serde_json::ser::Formatter for Spaced {
-        fn begin_array_value<W: ?Sized + io::Write>(&mut self, w: &mut W, first: bool) -> io::Result<()> {
-            if first { Ok(()) } else { w.write_all(b", ") }
-        }
-        fn begin_object_key<W: ?Sized + io::Write>(&mut self, w: &mut W, first: bool) -> io::Result<()> {
-            if first { Ok(()) } else { w.write_all(b", ") }
-        }
-        fn begin_object_value<W: ?Sized + io::Write>(&mut self, w: &mut W) -> io::Result<()> {
-            w.write_all(b": ")
-        }
-    }
-    let mut out = Vec::with_capacity(128);
-    let mut serializer = serde_json::Serializer::with_formatter(&mut out, Spaced);
-    // Writing to memory cannot fail, and our types have no map whose keys are not text.
-    if value.serialize(&mut serializer).is_err() {
-        return r#"{"type": "error", "message": "internal: this answer has no text"}"#.to_owned();
-    }
-    String::from_utf8(out).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@
 pub mod key;
 pub mod limits;
 pub mod message;
+mod spaced;
 
 pub use key::{KeyError, PresharedKey};
 pub use message::{
