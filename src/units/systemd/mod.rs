@@ -309,16 +309,15 @@ impl Systemd {
     async fn try_undrain(&self, progress: &mut Progress) -> Result<(), Interrupted> {
         let link = self.link().await?;
         let mut waiting = Waiting::new(&link);
-        // First, while systemd is idle: it runs jobs when it has no call to answer, and what we asked in between would
-        // only delay the start.
-        progress.graph = self.read_graph(&link).await?.0;
         let started = link.queue("StartUnit", &self.target).await;
         let job = started.map_err(|error| self.interrupted(error, "start", &self.target))?;
+        // systemd runs jobs when it has no call to answer: what we asked now would only delay the start.
         let job = job.into_iter().collect();
         waiting
             .for_change(job, HashSet::new(), &mut progress.jobs)
             .await
             .map_err(Interrupted::Lost)?;
+        progress.graph = self.read_graph(&link).await?.0;
         loop {
             self.look(&link, progress).await?;
             waiting.collect(&mut progress.jobs);
