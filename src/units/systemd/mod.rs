@@ -28,7 +28,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use self::bus::{Bus, CallError, Link, Listed};
 use self::graph::Graph;
-use self::states::{Progress, is_at_rest};
+use self::states::{Progress, is_at_rest, to_wait_for};
 use self::waiting::Waiting;
 use super::{Settled, Survey, Units, UnitsError};
 
@@ -264,12 +264,7 @@ impl Systemd {
                 self.find_dragged(&link, progress).await?;
                 continue;
             }
-            let jobs = moving.iter().map(|u| u.job).filter(|job| *job != 0).collect();
-            let jobless = moving
-                .iter()
-                .filter(|u| u.job == 0)
-                .map(|u| u.path.clone())
-                .collect();
+            let (jobs, jobless) = to_wait_for(&moving);
             waiting
                 .for_change(jobs, jobless, &mut progress.jobs)
                 .await
@@ -328,12 +323,7 @@ impl Systemd {
             if pending.is_empty() {
                 return Ok(());
             }
-            let jobs = pending.iter().map(|u| u.job).filter(|job| *job != 0).collect();
-            let jobless = pending
-                .iter()
-                .filter(|u| u.job == 0)
-                .map(|u| u.path.clone())
-                .collect();
+            let (jobs, jobless) = to_wait_for(&pending);
             waiting
                 .for_change(jobs, jobless, &mut progress.jobs)
                 .await

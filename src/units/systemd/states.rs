@@ -1,8 +1,9 @@
 //! What the states of units mean: at rest, up, still moving, failed. Pure.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use tokio::time::Instant;
+use zbus::OwnedObjectPath;
 
 use super::bus::Listed;
 use super::graph::Graph;
@@ -42,6 +43,21 @@ impl Progress {
             .values()
             .filter(move |u| u.name == target || self.graph.pulled.contains(&u.name))
     }
+}
+
+/// What tells that `units` have moved on: the ends of their jobs, and for those without one a change of their own.
+pub(super) fn to_wait_for(units: &[&Listed]) -> (HashSet<u32>, HashSet<OwnedObjectPath>) {
+    let jobs = units
+        .iter()
+        .map(|unit| unit.job)
+        .filter(|job| *job != 0)
+        .collect();
+    let jobless = units
+        .iter()
+        .filter(|unit| unit.job == 0)
+        .map(|unit| unit.path.clone())
+        .collect();
+    (jobs, jobless)
 }
 
 /// Nothing of it runs, and nothing is about to.
