@@ -3,18 +3,18 @@
 //! **Promise.** Everything together ends by the deadline, and a timeout names what was waited for. At most one
 //! answer's length of memory ([`ANSWER_MAX_BYTES`]) is used for what the guardian sends, however much it sends.
 //!
-//! The second version of the wire comes between [`dial`], which opens a line, and [`Line::authenticate`], which is
-//! the first to speak on it: only [`converse`] calls them.
+//! The second version of the wire comes between [`dial`], which opens a line, and [`Line::authenticate`],
+//! which is the first to speak on it: only [`Call::hold`] calls them.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use futures_util::stream::FuturesUnordered;
-use futures_util::{SinkExt, StreamExt};
+use futures_util::{FutureExt, SinkExt, StreamExt};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{sleep, timeout};
 use tokio_tungstenite::tungstenite::error::{CapacityError, ProtocolError};
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error as WsError, Message, Utf8Bytes};
@@ -85,84 +85,87 @@ pub(super) struct Attempt {
 
 /// A whole conversation with `target`.
 pub(super) async fn converse(words: &Words, target: &Target, dialled: oneshot::Sender<()>) -> Attempt {
-    let clock = Clock {
-        deadline: Instant::now() + words.timeout,
-        timeout: words.timeout,
+    let mut call = Call {
+        phase: Phase::LookingUp,
+        address: None,
+        line: None,
     };
-    let mut address = None;
-    let mut line = match dial(target, &clock, &mut address).await {
-        Ok(line) => line,
-        Err(fault) => {
-            return Attempt {
-                address,
-                result: Err(fault),
-                line: None,
-            };
-        }
+    // One deadline for all of it, whatever it is spent on.
+    let result = match timeout(words.timeout, call.hold(words, target, dialled)).await {
+        Ok(result) => result,
+        Err(_) => Err(Fault::TimedOut {
+            phase: call.phase,
+            after: words.timeout,
+        }),
     };
-    let authenticated = line.authenticate(words, &clock).await;
-    // Whoever waits for its turn to dial may have it: from here on nothing but the guardian is at work.
-    let _ = dialled.send(());
-    let result = match authenticated {
-        Ok(()) => line.command(words, &clock).await,
-        Err(fault) => Err(fault),
-    };
-    line.say_goodbye(&clock).await;
+    if let Some(line) = &mut call.line {
+        line.say_goodbye();
+    }
     Attempt {
-        address,
+        address: call.address,
         result,
-        line: Some(line),
+        line: call.line,
     }
 }
 
-/// The deadline of an attempt, and the timeout that it came from, for messages.
-struct Clock {
-    deadline: Instant,
-    timeout: Duration,
+/// How far a conversation has come: what is left of it when its time is over.
+struct Call {
+    /// What is waited for.
+    phase: Phase,
+    /// The address that was connected to, or is tried.
+    address: Option<SocketAddr>,
+    /// From the handshake on.
+    line: Option<Line>,
 }
 
-impl Clock {
-    async fn within<T>(&self, phase: Phase, future: impl Future<Output = T>) -> Result<T, Fault> {
-        timeout_at(self.deadline, future)
-            .await
-            .map_err(|_| Fault::TimedOut {
-                phase,
-                after: self.timeout,
-            })
+impl Call {
+    async fn hold(
+        &mut self,
+        words: &Words,
+        target: &Target,
+        dialled: oneshot::Sender<()>,
+    ) -> Result<Box<Response>, Fault> {
+        let line = dial(target, &mut self.phase, &mut self.address).await?;
+        let line = self.line.insert(line);
+        self.phase = Phase::Authenticating;
+        let authenticated = line.authenticate(words).await;
+        // Whoever waits for its turn to dial may have it: from here on nothing but the guardian is at work.
+        let _ = dialled.send(());
+        authenticated?;
+        self.phase = Phase::Answer(words.action);
+        line.command(words).await
     }
 }
 
 /// Looks up, connects, shakes hands: an open line.
-async fn dial(target: &Target, clock: &Clock, address: &mut Option<SocketAddr>) -> Result<Line, Fault> {
-    let addresses = look_up(target, clock).await?;
+async fn dial(target: &Target, phase: &mut Phase, address: &mut Option<SocketAddr>) -> Result<Line, Fault> {
+    let addresses = look_up(target).await?;
+    *phase = Phase::Connecting;
     *address = addresses.first().copied();
-    let (stream, connected) = clock.within(Phase::Connecting, connect(&addresses)).await??;
+    let (stream, connected) = connect(&addresses).await?;
+    *phase = Phase::Handshake;
     *address = Some(connected);
-    Line::open(stream, target, connected, clock).await
+    Line::open(stream, target, connected).await
 }
 
-async fn look_up(target: &Target, clock: &Clock) -> Result<Vec<SocketAddr>, Fault> {
+async fn look_up(target: &Target) -> Result<Vec<SocketAddr>, Fault> {
     // An address needs no resolver, and no thread to wait for one.
     if let Ok(ip) = target.host.parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(ip, target.port)]);
     }
-    let found = clock
-        .within(Phase::LookingUp, lookup_host((target.host.as_str(), target.port)))
-        .await?;
-    match found {
-        Ok(addresses) => {
-            let addresses: Vec<_> = addresses.take(MAX_ADDRESSES).collect();
-            if addresses.is_empty() {
-                return Err(Fault::Lookup {
-                    reason: "it has no address".to_owned(),
-                });
-            }
-            Ok(addresses)
-        }
-        Err(error) => Err(Fault::Lookup {
+    let found = lookup_host((target.host.as_str(), target.port)).await;
+    let addresses: Vec<_> = found
+        .map_err(|error| Fault::Lookup {
             reason: error.to_string(),
-        }),
+        })?
+        .take(MAX_ADDRESSES)
+        .collect();
+    if addresses.is_empty() {
+        return Err(Fault::Lookup {
+            reason: "it has no address".to_owned(),
+        });
     }
+    Ok(addresses)
 }
 
 /// Connects to the first of `addresses` that accepts; each gets a head start over the next one. The caller owns
@@ -225,12 +228,7 @@ pub(super) struct Line {
 }
 
 impl Line {
-    async fn open(
-        stream: TcpStream,
-        target: &Target,
-        address: SocketAddr,
-        clock: &Clock,
-    ) -> Result<Self, Fault> {
+    async fn open(stream: TcpStream, target: &Target, address: SocketAddr) -> Result<Self, Fault> {
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER_BYTES)
             .write_buffer_size(KEY_MAX_BYTES * 2)
@@ -243,26 +241,26 @@ impl Line {
         } else {
             format!("ws://{}/", SocketAddr::new(address.ip(), address.port()))
         };
-        let shake = client_async_with_config(url, stream, Some(config));
-        match clock.within(Phase::Handshake, shake).await? {
+        // In a place of its own: a conversation waits for its answer far longer than it shakes hands, and would keep three
+        // kilobytes for it.
+        let shake = Box::pin(client_async_with_config(url, stream, Some(config)));
+        match shake.await {
             Ok((socket, _)) => Ok(Self { socket }),
             Err(error) => Err(socket_fault(error, Phase::Handshake)),
         }
     }
 
-    async fn authenticate(&mut self, words: &Words, clock: &Clock) -> Result<(), Fault> {
+    async fn authenticate(&mut self, words: &Words) -> Result<(), Fault> {
         let phase = Phase::Authenticating;
         if words.early {
-            let both = async {
-                self.socket.feed(Message::Text(words.auth.clone())).await?;
-                self.socket.send(Message::Text(words.command.clone())).await
-            };
-            let said = clock.within(phase, both).await?;
-            said.map_err(|error| socket_fault(error, phase))?;
+            let auth = Message::Text(words.auth.clone());
+            let fed = self.socket.feed(auth).await;
+            fed.map_err(|error| socket_fault(error, phase))?;
+            self.say(&words.command, phase).await?;
         } else {
-            self.say(&words.auth, phase, clock).await?;
+            self.say(&words.auth, phase).await?;
         }
-        match self.hear(words.action, phase, clock).await? {
+        match self.hear(words.action, phase).await? {
             Heard::Auth { ok: true, .. } => Ok(()),
             Heard::Auth { ok: false, message } => Err(Fault::BadKey { message }),
             Heard::Error(message) => Err(Fault::Answered { message }),
@@ -270,29 +268,27 @@ impl Line {
         }
     }
 
-    async fn command(&mut self, words: &Words, clock: &Clock) -> Result<Box<Response>, Fault> {
+    async fn command(&mut self, words: &Words) -> Result<Box<Response>, Fault> {
         let phase = Phase::Answer(words.action);
         if !words.early {
-            self.say(&words.command, phase, clock).await?;
+            self.say(&words.command, phase).await?;
         }
-        match self.hear(words.action, phase, clock).await? {
+        match self.hear(words.action, phase).await? {
             Heard::Response(response) => Ok(response),
             Heard::Error(message) => Err(Fault::Answered { message }),
             _ => Err(Fault::Internal),
         }
     }
 
-    async fn say(&mut self, text: &Utf8Bytes, phase: Phase, clock: &Clock) -> Result<(), Fault> {
-        clock
-            .within(phase, self.socket.send(Message::Text(text.clone())))
-            .await?
-            .map_err(|error| socket_fault(error, phase))
+    async fn say(&mut self, text: &Utf8Bytes, phase: Phase) -> Result<(), Fault> {
+        let said = self.socket.send(Message::Text(text.clone())).await;
+        said.map_err(|error| socket_fault(error, phase))
     }
 
     /// The next message that `phase` waits for. Pings are answered while this waits.
-    async fn hear(&mut self, action: Action, phase: Phase, clock: &Clock) -> Result<Heard, Fault> {
+    async fn hear(&mut self, action: Action, phase: Phase) -> Result<Heard, Fault> {
         for _ in 0..MAX_PASSED_OVER {
-            let heard = match clock.within(phase, self.next()).await? {
+            let heard = match self.next().await {
                 Ok(Message::Text(text)) => understand(&text, action),
                 Ok(Message::Close(frame)) => {
                     let (code, reason) = frame.map_or((NO_CLOSE_CODE, String::new()), |frame| {
@@ -328,20 +324,19 @@ impl Line {
         }
     }
 
-    /// One write into a socket buffer that is empty or gone; what goes wrong with it has no consequence. The code
-    /// is 1000, because libraries take a close frame without one for an error and log it.
-    async fn say_goodbye(&mut self, clock: &Clock) {
+    /// One write into a socket buffer that is empty or gone; what goes wrong with it has no consequence, so nothing
+    /// is waited for. The code is 1000, because libraries take a close frame without one for an error and log it.
+    fn say_goodbye(&mut self) {
         let frame = CloseFrame {
             code: CLOSE_NORMAL.into(),
             reason: Utf8Bytes::from_static(""),
         };
-        // Past the deadline this still tries once.
-        let _ = timeout_at(clock.deadline, self.socket.close(Some(frame))).await;
+        let _ = self.socket.close(Some(frame)).now_or_never();
     }
 
     /// Waits for the guardian's goodbye, for at most `patience`, so that it sees a clean end.
     pub(super) async fn leave(mut self, patience: Duration) {
-        let _ = tokio::time::timeout(patience, async {
+        let _ = timeout(patience, async {
             while let Some(Ok(_)) = self.socket.next().await {}
         })
         .await;

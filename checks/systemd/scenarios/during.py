@@ -166,6 +166,17 @@ class During(Case):
             self.ok(await peer.ask("undrain"), "undrain")
             self.active("app-1.service", "app-2.service")
 
+    async def test_dbus_restarting_again_and_again_leaves_no_connection_open(self) -> None:
+        self.apps(1)
+        peer = await self.ready()
+        folder = f"/proc/{self.host.show('io-guardian.service', 'MainPID')['MainPID']}/fd"
+        seen = []
+        for _ in range(4):
+            await self.command("systemctl", "restart", "dbus.service")
+            self.ok(await peer.ask("status"), "status")
+            seen.append(len(self.host.run("ls", folder).stdout.split()))
+        self.assertLessEqual(seen[-1], seen[0], seen)
+
     async def test_dbus_being_down_is_an_error_that_says_so_and_the_guardian_goes_on(self) -> None:
         self.apps(1)
         peer = await self.ready("--command-timeout 3s")

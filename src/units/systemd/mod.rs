@@ -379,3 +379,21 @@ impl Units for Systemd {
         async {}.boxed()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_unit_that_does_not_stay_stopped_is_told_at_once_and_then_ever_more_rarely() {
+        assert_eq!(again(0), Duration::ZERO);
+        let pauses: Vec<_> = (1..20).map(again).collect();
+        assert!(pauses[0] >= RETRY_FIRST);
+        assert!(
+            pauses
+                .windows(2)
+                .all(|pair| pair[0] < pair[1] || pair[1] == STOP_AGAIN_MOST)
+        );
+        assert_eq!(again(u32::MAX), STOP_AGAIN_MOST);
+    }
+}
