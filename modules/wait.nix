@@ -88,7 +88,7 @@ in
     };
     interval = mkOption {
       type = ours.duration;
-      default = "5s";
+      default = "1s";
       description = "From the start of one attempt to the start of the next.";
     };
     timeout = mkOption {
