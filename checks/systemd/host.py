@@ -33,7 +33,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("systemd", "systemd-sysv", "dbus", "procps", "polkitd")
+PACKAGES = ("systemd", "systemd-sysv", "dbus", "procps", "polkitd", "postgresql", "redis-server")
 # Raise it when the tree must be built anew although the packages stay the same.
 TREE_VERSION = 1
 
@@ -271,6 +271,12 @@ class Host:
             link = root / "etc/systemd/system" / unit
             link.unlink(missing_ok=True)
             link.symlink_to("/dev/null")
+        # The databases' programs are there for those who start them, and Debian's ways of starting them are not.
+        for unit in ("multi-user.target.wants/postgresql.service", "multi-user.target.wants/redis-server.service", "redis.service"):
+            (root / "etc/systemd/system" / unit).unlink(missing_ok=True)
+        generators = root / "etc/systemd/system-generators"
+        generators.mkdir(parents=True, exist_ok=True)
+        (generators / "postgresql-generator").symlink_to("/dev/null")
         # The journal is read by tests: nothing may be dropped from it, and it need not survive.
         conf = root / "etc/systemd/journald.conf.d"
         conf.mkdir(parents=True, exist_ok=True)

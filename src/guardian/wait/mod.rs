@@ -68,8 +68,8 @@ pub struct WaitArgs {
     /// A Redis to wait for; may be given more than once. Port 6379 where none is written.
     #[arg(long, value_name = "HOST[:PORT]")]
     redis: Vec<HostPort>,
-    /// How often a database may be found not ready before giving up on it.
-    #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
+    /// How often a database may be found not ready before giving up on it, or `unlimited`.
+    #[arg(long, value_name = "N", default_value = "60", value_parser = attempts_limit)]
     attempts: u32,
     /// Time from the start of one attempt to the start of the next.
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = cli::parse_duration)]
@@ -95,6 +95,19 @@ pub struct WaitArgs {
     /// User of Redis' access control list [default: the default user].
     #[arg(long, value_name = "NAME", requires = "redis_password_file", value_parser = NonEmptyStringValueParser::new())]
     redis_user: Option<String>,
+}
+
+/// A limit that is never reached: at ten attempts a second it would take 13 years.
+const UNLIMITED: u32 = u32::MAX;
+
+fn attempts_limit(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        _ if text == "unlimited" => Ok(UNLIMITED),
+        Ok(number @ 1..) => Ok(number),
+        _ => Err(format!(
+            "expected a whole number from 1 to {UNLIMITED}, or `unlimited`"
+        )),
+    }
 }
 
 /// Runs `io-guardian wait`.
@@ -394,6 +407,7 @@ mod tests {
         }
         for args in [
             &["--redis", "db", "--attempts", "0"][..],
+            &["--redis", "db", "--attempts", "forever"],
             &["--redis", "db", "--interval", "0s"],
             &["--redis", "a:b:c"],
             &["--postgres", "db", "--password-file", "/x"],

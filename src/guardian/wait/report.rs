@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use super::UNLIMITED;
 use super::progress::shown;
 use crate::cli::{LiveLines, terminal_columns};
 use crate::probe::Verdict;
@@ -66,6 +67,7 @@ impl Report {
             (Self::Terminal(terminal), verdict) => {
                 let text = match verdict {
                     Verdict::Ready => format!("ready after {}", shown(elapsed)),
+                    Verdict::NotReady(cause) if of == UNLIMITED => format!("{failed}  {cause}"),
                     Verdict::NotReady(cause) => format!("{failed}/{of}  {cause}"),
                 };
                 terminal
@@ -83,6 +85,7 @@ impl Report {
                 );
             }
             (Self::Lines, Verdict::NotReady(cause)) => {
+                let of = (of != UNLIMITED).then_some(of);
                 tracing::info!(database, attempt = failed, of, why = %cause, "not ready yet");
             }
         }

@@ -1,0 +1,166 @@
+# What cannot work is refused when it is evaluated: the rule, the values, the line to change. What has no effect warns.
+{
+  config,
+  lib,
+  options,
+  ...
+}:
+let
+  ours = import ./types.nix { inherit lib; };
+  inherit (ours) seconds;
+  cfg = config.server.database;
+  inherit (cfg) coordinator guardian provision;
+  primary = config.server.ioPrimaryHost;
+  host = config.networking.hostName;
+  member = cfg.hasDependents || coordinator.enable;
+
+  base = lib.removeSuffix ".service";
+  listedServices = lib.filter (unit: lib.hasSuffix ".service" unit) (
+    map (unit: if lib.hasInfix "." unit then unit else "${unit}.service") cfg.dependentServices
+  );
+  unknown = lib.filter (unit: !(config.systemd.services ? ${base unit})) listedServices;
+
+  stopTimeout = name: config.systemd.services.${name}.serviceConfig.TimeoutStopSec or null;
+  # Only what is written as a duration of ours is compared; the guardian compares the rest when it starts.
+  slow = lib.filter (
+    unit:
+    lib.hasSuffix ".service" unit
+    && (
+      let
+        stop = stopTimeout (base unit);
+      in
+      (lib.isInt stop && stop >= seconds guardian.commandTimeout)
+      || (lib.isString stop && ours.duration.check stop && seconds stop >= seconds guardian.commandTimeout)
+    )
+  ) cfg.dependents;
+
+  # Declarations of one name that differ, or of two names that meet: [ { name; first; second; } ].
+  conflicts =
+    same: declarations:
+    lib.concatLists (
+      lib.imap0 (
+        i: first:
+        map (second: { inherit first second; }) (
+          lib.filter (second: first.name == second.name && !same first.value second.value) (
+            lib.drop (i + 1) declarations
+          )
+        )
+      ) declarations
+    );
+  samePostgres = a: b: a.database == b.database && a.user == b.user;
+  sameRedis = a: b: a.database_id == b.database_id;
+  redis = provision.declared.redis;
+  numbered = lib.filter (d: d.value.database_id != null) redis;
+  shared = lib.concatLists (
+    lib.imap0 (
+      i: first:
+      map (second: { inherit first second; }) (
+        lib.filter (
+          second: first.name != second.name && first.value.database_id == second.value.database_id
+        ) (lib.drop (i + 1) numbered)
+      )
+    ) numbered
+  );
+  taken = map (d: d.value.database_id) numbered ++ lib.attrValues cfg.redisDatabaseIds;
+  free = lib.subtractLists taken (lib.range 0 15);
+  nextFree = if free == [ ] then "no number is free: Redis has 16" else "${toString (lib.head free)} is free";
+  show = v: if v == null then "null" else toString v;
+in
+{
+  config = {
+    assertions = [
+      {
+        assertion = !member || primary != null;
+        message = "server.ioPrimaryHost is not set, and ${host} uses databases: name the host that runs them, for example server.ioPrimaryHost = \"nixio\";";
+      }
+      {
+        assertion = !cfg.needsPsk || cfg.psk != null;
+        message = "io-guardian on ${host} has no key: import sops-nix and put IO_GUARDIAN_PSK into its secrets, or name the file that holds it with server.database.pskFile.";
+      }
+      {
+        assertion = !coordinator.enable || cfg.isPrimary;
+        message = "server.database.coordinator.enable is set on ${host}, but server.ioPrimaryHost is ${show primary}: the coordinator belongs on the host whose databases it watches.";
+      }
+      {
+        assertion = !coordinator.enable || coordinator.units != [ ];
+        message = "The coordinator on ${host} has no database to follow: enable services.postgresql or services.redis.servers, or name their units with server.database.coordinator.units.";
+      }
+      {
+        assertion = !coordinator.enable || coordinator.hosts != [ ];
+        message = "The coordinator on ${host} has nobody to tell: set server.database.coordinator.fleet = self.nixosConfigurations; or server.database.coordinator.hosts.";
+      }
+      {
+        assertion = !guardian.enable || !coordinator.enable || seconds guardian.commandTimeout < seconds coordinator.timeout;
+        message = "A guardian must answer before the coordinator stops listening: server.database.guardian.commandTimeout (${guardian.commandTimeout}) must be shorter than server.database.coordinator.timeout (${coordinator.timeout}).";
+      }
+      {
+        assertion =
+          !coordinator.enable
+          || seconds coordinator.timeout + seconds coordinator.drainRetryFor < seconds coordinator.stopTimeout;
+        message = "A drain must be over before systemd ends it: server.database.coordinator.timeout (${coordinator.timeout}) and drainRetryFor (${coordinator.drainRetryFor}) together must be shorter than stopTimeout (${coordinator.stopTimeout}).";
+      }
+      {
+        assertion = !guardian.enable || slow == [ ];
+        message = "A dependent must stop before its drain is given up: TimeoutStopSec of ${lib.concatStringsSep ", " slow} must be shorter than server.database.guardian.commandTimeout (${guardian.commandTimeout}).";
+      }
+      {
+        assertion = !cfg.wait.postgres.requirePrimary || cfg.wait.postgres.user != null;
+        message = "server.database.wait.postgres.requirePrimary needs server.database.wait.postgres.user: only a query tells a primary from a standby.";
+      }
+      {
+        assertion = cfg.wait.postgres.passwordFile == null || cfg.wait.postgres.user != null;
+        message = "server.database.wait.postgres.passwordFile needs server.database.wait.postgres.user: whose password is it?";
+      }
+      {
+        assertion = !cfg.hasDependents || cfg.wait.postgres.enable || cfg.wait.redis.enable;
+        message = "${host} has dependents and nothing to wait for: enable server.database.wait.postgres or server.database.wait.redis.";
+      }
+      {
+        assertion = !provision.enable || provision.declared.postgres == [ ] || config.services.postgresql.enable;
+        message = "PostgreSQL databases are declared (${
+          lib.concatMapStringsSep ", " (d: "${d.name} by ${d.host}") provision.declared.postgres
+        }), and ${host}, their primary, has no PostgreSQL: set services.postgresql.enable = true; or server.database.provision.enable = false;";
+      }
+      {
+        assertion = !provision.enable || redis == [ ] || (config.services.redis.servers."".enable or false);
+        message = "Redis databases are declared (${
+          lib.concatMapStringsSep ", " (d: "${d.name} by ${d.host}") redis
+        }), and ${host}, their primary, has no Redis: set services.redis.servers.\"\".enable = true; or server.database.provision.enable = false;";
+      }
+    ]
+    ++ map (c: {
+      assertion = false;
+      message = "server.database.postgres.${c.first.name} means different things on ${c.first.host} (database ${c.first.value.database}, user ${c.first.value.user}) and ${c.second.host} (database ${c.second.value.database}, user ${c.second.value.user}): rename one of them.";
+    }) (conflicts samePostgres provision.declared.postgres)
+    ++ map (c: {
+      assertion = false;
+      message = "server.database.redis.${c.first.name} has number ${show c.first.value.database_id} on ${c.first.host} and ${show c.second.value.database_id} on ${c.second.host}: give it one, in server.database.redisDatabaseIds.";
+    }) (conflicts sameRedis redis)
+    ++ map (c: {
+      assertion = false;
+      message = "Redis database ${toString c.first.value.database_id} belongs to ${c.first.name} on ${c.first.host} and to ${c.second.name} on ${c.second.host}: give one of them another number (${nextFree}).";
+    }) shared
+    ++ map (name: {
+      assertion = false;
+      message = "server.database.redis.${name} has no number: set server.database.redis.${name}.database_id, or add \"${name}\" to server.database.redisDatabaseIds (${nextFree}).";
+    }) (lib.attrNames (lib.filterAttrs (_: db: db.database_id == null) cfg.redis));
+
+    warnings =
+      lib.optional (guardian.enable && guardian.openFirewall && config.server.network.subnets == [ ])
+        "server.network.subnets is empty: the firewall of ${host} lets no coordinator in on port ${toString guardian.port}. Name the fleet's networks, or set server.database.guardian.openFirewall = false;"
+      ++ lib.optional (unknown != [ ])
+        "server.database.dependentServices names ${lib.concatStringsSep ", " unknown}, which no systemd.services of ${host} defines. Correct the name, unless a package brings the unit."
+      ++
+        lib.optional (cfg.hasDependents && cfg.dependents == [ ])
+          "${host} declares databases (${
+            lib.concatStringsSep ", " (lib.unique (lib.attrNames cfg.postgres ++ lib.attrNames cfg.redis))
+          }), and no systemd.services has such a name: nothing is drained here. Name what uses them in server.database.dependentServices."
+      ++
+        lib.optional
+          (!coordinator.enable && options.server.database.coordinator.hosts.highestPrio < 1000)
+          "server.database.coordinator.hosts has no effect on ${host}: its coordinator is not enabled."
+      ++
+        lib.optional (cfg.isPrimary && coordinator.fleet == { } && !coordinator.enable)
+          "${host} is the primary and tells nobody: set server.database.coordinator.fleet = self.nixosConfigurations; or server.database.coordinator.hosts.";
+  };
+}

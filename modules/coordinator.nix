@@ -1,0 +1,188 @@
+# On the primary: undrains the fleet when the databases answer, and drains it before they go.
+{
+  config,
+  lib,
+  pkgs,
+  utils,
+  ...
+}:
+let
+  inherit (lib) mkIf mkOption types;
+  ours = import ./types.nix { inherit lib; };
+  fleet = import ../lib { inherit lib; };
+  cfg = config.server.database;
+  coordinator = cfg.coordinator;
+  postgresql = config.services.postgresql;
+  redisServers = lib.filterAttrs (_: server: server.enable) config.services.redis.servers;
+  redisUnit = name: "redis${lib.optionalString (name != "") "-${name}"}.service";
+  hostsFile = "io-guardian/hosts";
+
+  endpoints =
+    lib.optionals postgresql.enable [
+      "--postgres"
+      "localhost:${toString postgresql.settings.port}"
+    ]
+    ++ lib.concatMap (server: [
+      "--redis"
+      "localhost:${toString server.port}"
+    ]) (lib.filter (server: server.port != 0) (lib.attrValues redisServers));
+
+  credentials = [ "psk:${toString cfg.psk}" ] ++ lib.optional (cfg.wait.redis.passwordFile != null) "redis:${cfg.wait.redis.passwordFile}";
+  # %d is systemd's: it must not be escaped.
+  wait =
+    utils.escapeSystemdExecArgs (
+      [
+        (lib.getExe' cfg.package "io-guardian")
+        "wait"
+      ]
+      ++ endpoints
+      ++ [
+        "--attempts"
+        "unlimited"
+        "--interval"
+        "1s"
+      ]
+    )
+    + lib.optionalString (redisServers != { } && cfg.wait.redis.passwordFile != null) " --redis-password-file %d/redis";
+  tell =
+    action: retryFor:
+    utils.escapeSystemdExecArgs [
+      (lib.getExe' cfg.package "io-coordinator")
+      action
+      "--hosts-file"
+      "/etc/${hostsFile}"
+      "--generation-file"
+      "/var/lib/io-coordinator/generation"
+      "--timeout"
+      coordinator.timeout
+      "--retry-for"
+      retryFor
+    ]
+    + " --psk-file %d/psk";
+in
+{
+  options.server.database.coordinator = {
+    enable = mkOption {
+      type = types.bool;
+      default = cfg.isPrimary && coordinator.hosts != [ ];
+      defaultText = lib.literalMD "whether this host is the primary and has clients";
+      description = "Whether this host tells the fleet when the databases come and go.";
+    };
+    fleet = mkOption {
+      type = types.attrsOf types.raw;
+      default = { };
+      example = lib.literalExpression "self.nixosConfigurations";
+      description = "The fleet's `nixosConfigurations`: where `hosts` and what is to be provisioned are read off.";
+    };
+    hosts = mkOption {
+      type = types.listOf types.str;
+      default =
+        lib.optionals (config.server.ioPrimaryHost != null) (fleet.clients config.server.ioPrimaryHost coordinator.fleet)
+        ++ lib.optional (cfg.isPrimary && cfg.guardian.enable) "localhost:${toString cfg.guardian.port}";
+      defaultText = lib.literalMD "the hosts of `fleet` that name this one as their primary, and this one if it has dependents";
+      example = [
+        "app1"
+        "app2:9999"
+        "[fd00::7]"
+      ];
+      description = "The guardians to tell.";
+    };
+    units = mkOption {
+      type = types.listOf types.str;
+      default =
+        lib.optional postgresql.enable "postgresql.service"
+        ++ map redisUnit (lib.attrNames redisServers);
+      defaultText = lib.literalMD "PostgreSQL's and Redis' services of this host";
+      description = "The databases' units: before one of them stops, the fleet is drained; when they are up and answer, it is undrained.";
+    };
+    timeout = mkOption {
+      type = ours.duration;
+      default = "60s";
+      description = "For each host. Longer than the guardians' `commandTimeout`.";
+    };
+    undrainRetryFor = mkOption {
+      type = ours.duration;
+      default = "2m";
+      description = "How long hosts that are not up yet are tried again after the databases came.";
+    };
+    drainRetryFor = mkOption {
+      type = ours.duration;
+      default = "15s";
+      description = "How long hosts that cannot be reached are tried again before the databases go without them.";
+    };
+    stopTimeout = mkOption {
+      type = ours.duration;
+      default = "90s";
+      description = "How long the databases' stop may be held back. Longer than `timeout` and `drainRetryFor` together.";
+    };
+  };
+
+  config = mkIf coordinator.enable {
+    environment.etc.${hostsFile}.text = lib.concatMapStrings (host: "${host}\n") coordinator.hosts;
+
+    users.users.io-coordinator = {
+      isSystemUser = true;
+      group = "io-coordinator";
+      description = "io-coordinator";
+    };
+    users.groups.io-coordinator = { };
+
+    systemd.services.io-database-coordinator = {
+      description = "Undrain the fleet when the databases answer, drain it before they go";
+      documentation = [ "man:io-coordinator(1)" ];
+      # With each start of a database, and not only with the first of a boot.
+      wantedBy = [ "multi-user.target" ] ++ coordinator.units;
+      wants = [ "network-online.target" ];
+      # Turned round at a stop: while it drains, databases and network are still up. So is the guardian of this host.
+      after = [
+        "network-online.target"
+      ]
+      ++ coordinator.units
+      ++ lib.optional postgresql.enable "postgresql.target"
+      ++ lib.optional cfg.guardian.enable "io-guardian.service";
+      bindsTo = coordinator.units;
+      # A restart drains and undrains the whole fleet: that is not for a deployment to do.
+      restartIfChanged = false;
+      startLimitIntervalSec = 0;
+      # systemd 252 shows credentials to the commands of a stop only where the unit has no file system of its own: so none
+      # of what makes one.
+      serviceConfig =
+        removeAttrs (import ./hardening.nix) [
+          "PrivateDevices"
+          "PrivateTmp"
+          "ProcSubset"
+          "ProtectClock"
+          "ProtectControlGroups"
+          "ProtectHome"
+          "ProtectHostname"
+          "ProtectKernelLogs"
+          "ProtectKernelModules"
+          "ProtectKernelTunables"
+          "ProtectProc"
+          "ProtectSystem"
+        ]
+        // {
+          Type = "oneshot";
+          RemainAfterExit = true;
+          # A database that runs and does not answer is none: nobody is told to use it.
+          ExecStartPre = lib.optional (endpoints != [ ]) wait;
+          ExecStart = tell "undrain" coordinator.undrainRetryFor;
+          # Not ExecStop=: systemd leaves that out when the start is not over yet.
+          ExecStopPost = tell "drain" coordinator.drainRetryFor;
+          LoadCredential = credentials;
+          User = "io-coordinator";
+          Group = "io-coordinator";
+          StateDirectory = "io-coordinator";
+          TimeoutStopSec = coordinator.stopTimeout;
+          Restart = "on-failure";
+          RestartSec = "10s";
+          RestartPreventExitStatus = "64 78";
+          RestrictAddressFamilies = [
+            "AF_UNIX"
+            "AF_INET"
+            "AF_INET6"
+          ];
+        };
+    };
+  };
+}

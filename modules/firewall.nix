@@ -1,0 +1,54 @@
+# Who may come in: the fleet's own networks, and nobody else.
+{ config, lib, ... }:
+let
+  inherit (lib) mkIf mkOption types;
+  ours = import ./types.nix { inherit lib; };
+  cfg = config.server.database;
+  subnets = config.server.network.subnets;
+  v6 = lib.filter (lib.hasInfix ":") subnets;
+  v4 = lib.subtractLists v6 subnets;
+  ports =
+    lib.optional (cfg.guardian.enable && cfg.guardian.openFirewall) cfg.guardian.port
+    ++ lib.optionals cfg.provision.openFirewall cfg.provision.ports;
+
+  iptables =
+    command: networks:
+    lib.concatMapStrings (
+      network:
+      lib.concatMapStrings (port: ''
+        ${command} -A nixos-fw -p tcp -s ${network} --dport ${toString port} -j nixos-fw-accept
+      '') ports
+    ) networks;
+  nftables =
+    family: networks:
+    lib.optionalString (networks != [ ]) ''
+      ${family} saddr { ${lib.concatStringsSep ", " networks} } tcp dport { ${lib.concatMapStringsSep ", " toString ports} } accept
+    '';
+in
+{
+  options.server = {
+    network.subnets = mkOption {
+      type = types.listOf ours.subnet;
+      default = [ ];
+      example = [
+        "192.168.1.0/24"
+        "fd00::/8"
+      ];
+      description = "The fleet's networks: only from there are our ports open.";
+    };
+    database.guardian.openFirewall = mkOption {
+      type = types.bool;
+      default = true;
+      description = "Whether the firewall lets `server.network.subnets` in on the guardian's port.";
+    };
+  };
+
+  config = mkIf (ports != [ ] && subnets != [ ]) {
+    networking.firewall =
+      if config.networking.nftables.enable then
+        { extraInputRules = nftables "ip" v4 + nftables "ip6" v6; }
+      else
+        # The chain is emptied before these run again: nothing piles up.
+        { extraCommands = iptables "iptables" v4 + iptables "ip6tables" v6; };
+  };
+}

@@ -1,0 +1,51 @@
+# Types of our options, with words that say what is wrong with a value.
+{ lib }:
+let
+  units = {
+    ms = 0.001;
+    s = 1;
+    m = 60;
+    h = 3600;
+  };
+  part = text: builtins.match "([0-9]+)(ms|s|m|h)" text;
+  parts = text: map part (lib.filter (word: word != "") (lib.splitString " " text));
+in
+rec {
+  # As io-guardian reads it: a bare number has no unit and is refused.
+  duration = lib.mkOptionType {
+    name = "duration";
+    description = "duration with a unit, like `5s`, `2m` or `1m 30s`";
+    descriptionClass = "noun";
+    check = value: lib.isString value && parts value != [ ] && lib.all (p: p != null) (parts value);
+    merge = lib.mergeEqualOption;
+  };
+  seconds =
+    value:
+    lib.foldl' (
+      sum: p: sum + lib.toInt (lib.elemAt p 0) * units.${lib.elemAt p 1}
+    ) 0 (parts value);
+
+  # What lies in the store can be read by everyone on the host, and by whoever gets a copy of it.
+  secretPath = lib.mkOptionType {
+    name = "secretPath";
+    description = "absolute path, as text, outside of the Nix store (which everyone can read)";
+    descriptionClass = "noun";
+    check = value: lib.isString value && lib.hasPrefix "/" value && !lib.hasPrefix builtins.storeDir value;
+    merge = lib.mergeEqualOption;
+  };
+
+  # A network, or a single address.
+  subnet = lib.mkOptionType {
+    name = "subnet";
+    description = "IPv4 or IPv6 network, like `192.168.1.0/24` or `fd00::/8`";
+    descriptionClass = "noun";
+    check =
+      value:
+      lib.isString value
+      && (
+        builtins.match "[0-9]{1,3}(\\.[0-9]{1,3}){3}(/[0-9]{1,2})?" value != null
+        || (lib.hasInfix ":" value && builtins.match "[0-9a-fA-F:.]+(/[0-9]{1,3})?" value != null)
+      );
+    merge = lib.mergeEqualOption;
+  };
+}
