@@ -242,7 +242,7 @@ let
   # `also`, where a type has it, merges the type with another of the same name: that is how an option is declared twice.
   # What has none cannot be declared twice.
   mkOptionType =
-    { name, description ? name, check ? (_: true), merge ? mergeOne, getSubOptions ? (_: { }), descriptionClass ? null, ... }@t:
+    { name, description ? name, check ? (_: true), merge ? mergeDefault, getSubOptions ? (_: { }), descriptionClass ? null, ... }@t:
     t // { _type = "option-type"; inherit name description check merge getSubOptions descriptionClass; };
   mergeTypes = a: b: if a.name == b.name && a ? also then a.also b else null;
   # The type of a container around an element: the merged element's, in the same container.
@@ -254,6 +254,19 @@ let
   mergeOne = loc: defs:
     if length defs == 1 then (head defs).value
     else throw "The option `${showOption loc}' is defined multiple times while it's expected to be unique. Definition values: in ${concatStringsSep ", " (map (d: d.file) defs)}";
+  # What a type does that says nothing of merging.
+  mergeDefault = loc: defs:
+    let
+      values = map (d: d.value) defs;
+      first = head values;
+    in
+    if length values == 1 then first
+    else if all isList values then concatLists values
+    else if all isAttrs values then foldl' (a: b: a // b) { } values
+    else if all isBool values then any (v: v) values
+    else if all isString values then basic.concatStrings values
+    else if all isInt values && all (v: v == first) values then first
+    else throw "Cannot merge definitions of `${showOption loc}'. Definition values: in ${concatStringsSep ", " (map (d: d.file) defs)}";
   mergeEqual = loc: defs:
     foldl'
       (acc: d:
@@ -264,16 +277,23 @@ let
   isStringLike = v: isString v || isPath v || (isAttrs v && (v ? outPath || v ? __toString));
 
   types = rec {
-    raw = mkOptionType { name = "raw"; description = "raw value"; descriptionClass = "noun"; };
-    unspecified = mkOptionType { name = "unspecified"; description = "unspecified value"; descriptionClass = "noun"; merge = mergeAny; };
-    anything = mkOptionType { name = "anything"; description = "anything"; descriptionClass = "noun"; merge = mergeAny; };
-    mergeAny = loc: defs:
-      let v = (head defs).value; in
-      if length defs == 1 then v
-      else if all (d: isAttrs d.value && !basic.isDerivation d.value) defs then
-        (lazyAttrsOf anything).merge loc defs
-      else if all (d: isList d.value) defs then concatMap (d: d.value) defs
-      else mergeEqual loc defs;
+    raw = mkOptionType { name = "raw"; description = "raw value"; descriptionClass = "noun"; merge = mergeOne; };
+    unspecified = mkOptionType { name = "unspecified"; description = "unspecified value"; descriptionClass = "noun"; };
+    anything = mkOptionType {
+      name = "anything";
+      description = "anything";
+      descriptionClass = "noun";
+      merge = loc: defs:
+        let
+          kind = v: if isAttrs v && isStringLike v then "package" else typeOf v;
+          first = kind (head defs).value;
+        in
+        if !all (d: kind d.value == first) defs then
+          throw "The option `${showOption loc}' has conflicting option types in ${basic.showFiles (map (d: d.file) defs)}"
+        else if first == "set" then (attrsOf anything).merge loc defs
+        else if first == "package" || first == "lambda" then mergeOne loc defs
+        else mergeEqual loc defs;
+    };
     bool = mkOptionType { name = "bool"; description = "boolean"; descriptionClass = "noun"; check = isBool; merge = mergeEqual; };
     int = mkOptionType { name = "int"; description = "signed integer"; descriptionClass = "noun"; check = isInt; merge = mergeEqual; };
     float = mkOptionType { name = "float"; description = "floating point number"; descriptionClass = "noun"; check = isFloat; merge = mergeEqual; };
@@ -322,7 +342,7 @@ let
       check = v: isStringLike v && hasPrefix "/" (toString v);
       merge = mergeEqual;
     };
-    package = mkOptionType { name = "package"; descriptionClass = "noun"; check = v: basic.isDerivation v || (isStringLike v && hasPrefix builtins.storeDir (toString v)); };
+    package = mkOptionType { name = "package"; descriptionClass = "noun"; merge = mergeOne; check = v: basic.isDerivation v || (isStringLike v && hasPrefix builtins.storeDir (toString v)); };
     enum = values: mkOptionType {
       name = "enum";
       description =
@@ -426,12 +446,11 @@ let
           prefix = loc;
           modules = [{ _file = "submodule name"; config._module.args.name = mkOverride 1500 "‹name›"; }] ++ modules ++ more;
         };
-        free = (run [ ] [ ])._module.freeformType;
+        free = (run [ ] [ ]).freeformType;
       in
       mkOptionType {
         name = "submodule";
         description = if free == null then "submodule" else "open submodule of ${phrase [ "noun" "composite" ] free}";
-        descriptionClass = if free == null then "noun" else "composite";
         check = v: isAttrs v || isFunction v || isPath v;
         merge = loc: defs: (run loc ([{ _file = "submodule name"; config._module.args.name = last loc; }]
           ++ map (d: { _file = d.file; } // module d.value) defs)).config;
@@ -530,7 +549,7 @@ let
         config.assertions = [
           {
             assertion = !old.isDefined;
-            message = "The option definition `${showOption name}' in ${basic.showFiles old.files} no longer has any effect; please remove it.\n${why}";
+            message = "The option definition `${showOption name}' in ${basic.showFiles old.files} no longer has any effect; please remove it.\n${why}\n";
           }
         ];
       };
@@ -588,7 +607,6 @@ let
         options._module = {
           args = mkOption { type = types.lazyAttrsOf types.raw; default = { }; internal = true; };
           check = mkOption { type = types.bool; default = check; internal = true; };
-          freeformType = mkOption { type = types.nullOr types.raw; default = null; internal = true; };
         };
       };
       freeform =
@@ -684,6 +702,7 @@ let
       config = checked;
       inherit options;
       _module = declared._module;
+      freeformType = freeform;
     };
 
   lib = basic // props // optionHelpers // {
@@ -691,6 +710,8 @@ let
     modules = { inherit evalModules; } // props;
     options = optionHelpers // { inherit (basic) literalExpression showOption; };
     lists = basic;
+    # What a package is built of is not looked at here, as nothing is compiled.
+    sources.sourceByRegex = src: _: src;
     strings = basic;
     attrsets = basic;
     trivial = basic // { release = "26.05"; };

@@ -106,6 +106,7 @@ let
     "netcat"
     "nixfmt"
     "nixfmt-rfc-style"
+    "nixfmt-tree"
     "openssl"
     "postgresql"
     "python3"
@@ -134,10 +135,13 @@ let
       # Where a unit's generated scripts lie.
       scriptRoot = "/usr/local/libexec/units";
 
-      stdenv = {
+      stdenv = rec {
         hostPlatform = {
           inherit system;
           isLinux = true;
+        };
+        buildPlatform = hostPlatform // {
+          canExecute = other: other.system == system;
         };
         inherit mkDerivation;
       };
