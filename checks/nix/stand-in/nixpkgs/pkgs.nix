@@ -133,7 +133,7 @@ let
         ;
       path = ./.;
       # Where a unit's generated scripts lie.
-      scriptRoot = "/usr/local/libexec/units";
+      scriptRoot = "/usr/local/lib/units";
 
       stdenv = rec {
         hostPlatform = {
