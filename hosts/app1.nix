@@ -1,5 +1,9 @@
 # A host with one service in both databases: by its name it is tied to them.
 { config, pkgs, ... }:
+let
+  postgres = config.server.database.postgres.myapp;
+  redis = config.server.database.redis.myapp;
+in
 {
   server.database.postgres.myapp.password.owner = "myapp";
   server.database.redis.myapp.database_id = 0;
@@ -10,7 +14,8 @@
   };
   users.groups.myapp = { };
 
-  # A session that stays open in each database: what a drain must have closed before they stop.
+  # A session that stays open in each database: what a drain must have closed before they stop. Its queries are short: only
+  # between two of them does a server notice that its client has gone.
   systemd.services.myapp = {
     description = "An application with connections to both databases";
     wantedBy = [ "multi-user.target" ];
@@ -19,18 +24,25 @@
       pkgs.redis
     ];
     environment = {
-      PGHOST = config.server.database.postgres.myapp.host;
-      PGUSER = config.server.database.postgres.myapp.user;
-      PGDATABASE = config.server.database.postgres.myapp.database;
+      PGHOST = postgres.host;
+      PGPORT = toString postgres.port;
+      PGUSER = postgres.user;
+      PGDATABASE = postgres.database;
       PGAPPNAME = "myapp";
     };
     script = ''
-      PGPASSWORD=$(cat ${config.server.database.postgres.myapp.password.path})
-      export PGPASSWORD
-      exec psql --no-psqlrc --set=ON_ERROR_STOP=1 --command='SELECT pg_sleep(1e9)'
+      PGPASSWORD=$(cat ${postgres.password.path})
+      REDISCLI_AUTH=$(cat "$CREDENTIALS_DIRECTORY/redis")
+      export PGPASSWORD REDISCLI_AUTH
+      while sleep 1; do echo 'SELECT 1;'; done | psql --no-psqlrc --quiet --set=ON_ERROR_STOP=1 >/dev/null &
+      redis-cli -h ${redis.host} -p ${toString redis.port} -n ${toString redis.database_id} subscribe ${redis.prefix}events >/dev/null &
+      # One that has lost its database is of no use.
+      wait -n
+      exit 1
     '';
     serviceConfig = {
       User = "myapp";
+      LoadCredential = "redis:${config.server.database.wait.redis.passwordFile}";
       Restart = "always";
       RestartSec = "1s";
       TimeoutStopSec = "20s";

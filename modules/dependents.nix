@@ -56,14 +56,25 @@ let
   # Whatever ended is started again as long as the databases are online. Not what is meant to end.
   upheld = lib.filter (unit: isService unit && !isOneshot unit) pulled;
 
-  onlyByTarget = types.attrsOf (
-    types.submodule (
-      { name, ... }:
-      {
-        config = mkIf (cfg.hasDependents && lib.elem name bases) { wantedBy = lib.mkForce [ ]; };
-      }
-    )
-  );
+  onlyByTarget =
+    kind:
+    types.attrsOf (
+      types.submodule (
+        { name, ... }:
+        {
+          config = mkIf (cfg.hasDependents && lib.elem name bases) (
+            {
+              wantedBy = lib.mkForce [ ];
+            }
+            // lib.optionalAttrs (kind == "services") {
+              # A deployment that stops first and starts later does not get there: the target starts again what it upholds, from
+              # the old unit file, and the start then finds it running.
+              stopIfChanged = lib.mkDefault false;
+            }
+          );
+        }
+      )
+    );
 in
 {
   options = {
@@ -98,7 +109,7 @@ in
         default = declared != [ ] || cfg.dependentServices != [ ];
       };
     };
-    systemd = lib.genAttrs [ "services" "sockets" "timers" "paths" ] (_: mkOption { type = onlyByTarget; });
+    systemd = lib.genAttrs [ "services" "sockets" "timers" "paths" ] (kind: mkOption { type = onlyByTarget kind; });
   };
 
   config = mkIf cfg.hasDependents {
@@ -113,6 +124,9 @@ in
       requiredBy = cfg.dependents;
       upholds = upheld;
       wants = lib.subtractLists upheld pulled;
+      # A switch starts every target that is active or on its way. This one's start asks the databases: while they are away the
+      # switch would not end.
+      unitConfig.X-OnlyManualStart = true;
     };
 
     # Once in each boot, and not again when a configuration is switched: a host that was drained stays drained. (What

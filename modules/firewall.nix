@@ -49,6 +49,6 @@ in
         { extraInputRules = nftables "ip" v4 + nftables "ip6" v6; }
       else
         # The chain is emptied before these run again: nothing piles up.
-        { extraCommands = iptables "iptables" v4 + iptables "ip6tables" v6; };
+        { extraCommands = iptables "iptables" v4 + lib.optionalString config.networking.enableIPv6 (iptables "ip6tables" v6); };
   };
 }
