@@ -29,7 +29,8 @@ let
           )
         );
       oursOf = set: option: lib.filterAttrs (name: _: lib.elem name (ours option)) set;
-      units = lib.concatMap (kind: map (name: "${name}.${kind}") (ours options.systemd."${kind}s")) [
+      # A service's timer or socket is its own, whoever wrote it.
+      names = lib.concatMap (kind: ours options.systemd."${kind}s") [
         "service"
         "target"
         "timer"
@@ -37,7 +38,7 @@ let
         "path"
         "slice"
       ];
-      isOurs = name: lib.elem name units;
+      isOurs = unit: lib.elem (lib.head (builtins.match "(.*)\\.[a-z]+" unit)) names;
       user =
         name: u:
         ''u ${name} - "${u.description}" ${u.home}'';
@@ -60,7 +61,7 @@ let
         # Units of which there is no file here, and which are there on such a host.
         others = builtins.attrNames (lib.filterAttrs (name: _: !isOurs name) rendered.units);
         links = lib.filterAttrs (
-          link: _: isOurs (baseNameOf link) || lib.any (unit: lib.hasPrefix "${unit}." link) units
+          link: _: isOurs (baseNameOf link) || isOurs (lib.head (builtins.match "(.*)\\.[a-z]+" (dirOf link)))
         ) rendered.links;
         scripts = lib.concatMapAttrs (
           name: s:
