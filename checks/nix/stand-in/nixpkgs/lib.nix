@@ -588,7 +588,7 @@ let
         else if full && extra != [ ] then
           throw "Module `${file}' has an unsupported attribute `${head extra}'. This is caused by introducing a top-level `config' or `options' attribute. Add configuration attributes immediately on the top level instead, or move all of them (namely: ${concatStringsSep " " extra}) into the explicit `config' attribute."
         else {
-          inherit file;
+          file = body._file or file;
           key = if isP then file else body.key or "${parent}:${n}";
           options = body.options or { };
           config = if full then body.config or { } else removeAttrs body meta;

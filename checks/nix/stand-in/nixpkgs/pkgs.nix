@@ -133,7 +133,7 @@ let
         ;
       path = ./.;
       # Where a unit's generated scripts lie.
-      scriptRoot = "/usr/local/libexec/units";
+      scriptRoot = "/etc/rendered";
 
       stdenv = rec {
         hostPlatform = {
@@ -219,6 +219,7 @@ let
         attrs:
         let
           a = if builtins.isFunction attrs then attrs (throw "finalAttrs is not in the stand-in") else attrs;
+          cargo = fromTOML (builtins.readFile (dirOf a.cargoLock.lockFile + "/Cargo.toml"));
         in
         runCommand "${a.pname}-${a.version}" {
           passthru = {
@@ -226,7 +227,7 @@ let
           }
           // a.passthru or { };
           meta = a.meta or { };
-        } "mkdir -p $out/bin; ln -s /usr/bin/true $out/bin/${a.meta.mainProgram or a.pname}";
+        } (lib.concatMapStrings (b: "mkdir -p $out/bin; ln -s /usr/bin/true $out/bin/${b.name}\n") cargo.bin);
 
       # Evaluates every node, and "builds" to their unit files and the test's script, which is compiled but not run.
       testers.runNixOSTest =
