@@ -40,6 +40,8 @@ in
       wait -n
       exit 1
     '';
+    # It tries until it succeeds.
+    startLimitIntervalSec = 0;
     serviceConfig = {
       User = "myapp";
       LoadCredential = "redis:${config.server.database.wait.redis.passwordFile}";

@@ -91,10 +91,9 @@ class Nixos(Case):
         await super().asyncSetUp()
         self.host.path("/run/t").chmod(0o777)
         self.host.put("/etc/hosts", "127.0.0.1 localhost nixio app1 app2\n")
-        for user in ("io-guardian", "io-coordinator", "myapp"):
-            self.host.run("useradd", "--system", user)
         for host in self.hosts:
             self.install(RENDERED / host)
+            self.host.run("systemd-sysusers")
         self.unit("postgresql.service", POSTGRESQL)
         self.unit("postgresql.target", POSTGRESQL_TARGET)
         self.unit("postgresql-setup.service", POSTGRESQL_SETUP)

@@ -193,6 +193,7 @@ in
 
     networking = {
       hostName = opt types.str "nixos";
+      enableIPv6 = opt types.bool true;
       domain = opt (types.nullOr types.str) null;
       primaryIPAddress = opt types.str "";
       extraHosts = lines;

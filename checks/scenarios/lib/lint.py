@@ -1,0 +1,56 @@
+"""Checks the scenarios as NixOS' test driver will, and more strictly: mypy --strict and pyflakes.
+
+    python3 checks/scenarios/lib/lint.py [SCENARIO...]
+
+Needs `mypy` and `pyflakes` (as programs, or as modules of this Python).
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+SCENARIOS = HERE.parent
+GIVEN = ("start_all", "subtest", "nixio", "app1", "app2")
+
+
+def together(scenario: Path, header: bool) -> str:
+    """A scenario with all that stands before it."""
+    parts = [HERE / "driver.pyi"] * header + [HERE / "measure.py", scenario]
+    return "\n".join(part.read_text() for part in parts)
+
+
+def main() -> int:
+    scenarios = [Path(name) for name in sys.argv[1:]] or sorted(SCENARIOS.glob("*.py"))
+    if not scenarios:
+        print("no scenario found", file=sys.stderr)
+        return 1
+    failed = 0
+    with tempfile.TemporaryDirectory() as folder:
+        for scenario in scenarios:
+            typed, plain = Path(folder) / scenario.name, Path(folder) / f"plain-{scenario.name}"
+            typed.write_text(together(scenario, header=True))
+            plain.write_text(together(scenario, header=False))
+            for command, environment in (
+                (["mypy", "--strict", "--no-error-summary", "--cache-dir", f"{folder}/cache", str(typed)], {}),
+                (["pyflakes", str(plain)], {"PYFLAKES_BUILTINS": ",".join(GIVEN)}),
+            ):
+                done = subprocess.run(
+                    [sys.executable, "-m", *command],
+                    env={"PATH": "/usr/local/bin:/usr/bin:/bin", **environment},
+                    capture_output=True,
+                    text=True,
+                    check=False,
+                )
+                if done.returncode != 0:
+                    failed += 1
+                    print(f"{scenario.name}: {command[0]}\n{done.stdout}{done.stderr}")
+    print(f"{len(scenarios)} scenarios, {failed} complaints")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,143 @@
+# Put before each scenario: what they measure with. It uses what a driver gives (driver.pyi) and nothing else.
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+
+class Host(Protocol):
+    @property
+    def name(self) -> str: ...
+    def execute(self, command: str) -> tuple[int, str]: ...
+    def succeed(self, *commands: str) -> str: ...
+
+
+# A host boots, services included, in seconds; without hardware virtualisation in minutes.
+BOOT = 600
+# From the start of the databases to dependents that run: what io-guardian promises is 30 s.
+UNDRAIN = 30
+# A drain, by the deadlines of docs/TIMING.md.
+DRAIN = 90
+
+DEPENDENTS = {"app1": ["myapp.service"], "app2": ["queue.service", "report.timer", "worker.service"]}
+
+# Where the database's own stop writes how many sessions it ends: see watch_the_stop.
+AT_STOP = "/var/lib/postgresql/sessions-at-stop"
+SESSIONS = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'myapp'"
+
+
+def until(what: str, holds: Callable[[], bool], seconds: float) -> float:
+    """Waits until it holds, and says how long that took. An error after so many seconds."""
+    start = time.monotonic()
+    while not holds():
+        assert time.monotonic() - start < seconds, f"not within {seconds} s: {what}"
+        time.sleep(0.2)
+    return time.monotonic() - start
+
+
+def stays(what: str, holds: Callable[[], bool], seconds: float) -> None:
+    """Looks again and again for so many seconds: it must hold each time."""
+    end = time.monotonic() + seconds
+    looks = 0
+    while time.monotonic() < end or looks < 5:
+        assert holds(), f"no longer so: {what}"
+        looks += 1
+        time.sleep(0.2)
+
+
+def shown(host: Host, unit: str, name: str) -> str:
+    """A property of a unit."""
+    return host.succeed(f"systemctl show --property={name} --value '{unit}'").strip()
+
+
+def number(host: Host, unit: str, name: str) -> int:
+    """A property that is a number: a time in microseconds since the host's boot, a count."""
+    return int(shown(host, unit, name) or 0)
+
+
+def state(host: Host, unit: str) -> str:
+    return shown(host, unit, "ActiveState")
+
+
+def is_active(host: Host, unit: str) -> bool:
+    return state(host, unit) == "active"
+
+
+def processes(host: Host, unit: str) -> int:
+    """Processes in the unit's control group, counted by the kernel."""
+    group = shown(host, unit, "ControlGroup")
+    if not group:
+        return 0
+    _, printed = host.execute(
+        f"for root in /sys/fs/cgroup /sys/fs/cgroup/systemd; do cat $root'{group}'/cgroup.procs 2>/dev/null; done | sort -u | wc -l"
+    )
+    return int(printed)
+
+
+def run(host: Host) -> bool:
+    """All dependents of this host run."""
+    return is_active(host, "io-databases.target") and all(
+        is_active(host, unit) for unit in DEPENDENTS[host.name]
+    )
+
+
+def rest(host: Host) -> bool:
+    """No dependent of this host runs, and no process of one is left."""
+    return state(host, "io-databases.target") == "inactive" and all(
+        state(host, unit) in ("inactive", "failed") and processes(host, unit) == 0
+        for unit in DEPENDENTS[host.name]
+    )
+
+
+def never_ran(host: Host, unit: str) -> bool:
+    """Not once since the host's boot. For a unit that has a job: what rests and has none may be forgotten, times and all."""
+    return number(host, unit, "ActiveEnterTimestampMonotonic") == 0 and (
+        not unit.endswith(".service") or number(host, unit, "ExecMainStartTimestampMonotonic") == 0
+    )
+
+
+def query(host: Host, sql: str) -> int:
+    """A number that PostgreSQL on this host answers with."""
+    printed = host.succeed(f'runuser -u postgres -- psql -XAtd postgres -c "{sql}"')
+    return int(printed.strip() or 0)
+
+
+def sessions(host: Host) -> int:
+    """Sessions of myapp that PostgreSQL has."""
+    return query(host, SESSIONS)
+
+
+def sessions_ever(host: Host) -> int:
+    """Sessions that myapp's database has had, the closed ones too, and those that were refused not."""
+    return query(host, "SELECT sessions FROM pg_stat_database WHERE datname = 'myapp'")
+
+
+def watch_the_stop(host: Host) -> None:
+    """From now on PostgreSQL's stop begins with a count of myapp's sessions, while it still serves them. Until a reboot.
+
+    On NixOS the unit has no ExecStop= of its own. Where it has one, ours comes after it and counts nothing.
+    """
+    folder = "/run/systemd/system/postgresql.service.d"
+    count = f"psql -XAtd postgres -f /run/sessions.sql >>{AT_STOP}"
+    host.succeed(
+        f'echo "{SESSIONS}" >/run/sessions.sql',
+        f"mkdir -p {folder}",
+        f'printf "%s\\n" "[Service]" "ExecStop=-/bin/sh -c \'{count}\'" >{folder}/50-watch.conf',
+        f"rm -f {AT_STOP}",
+        "systemctl daemon-reload",
+    )
+
+
+def sessions_at_stop(host: Host) -> list[int]:
+    """What was counted at each stop since watch_the_stop."""
+    return [int(line) for line in host.succeed(f"cat {AT_STOP}").split()]
+
+
+def all_run() -> bool:
+    return run(app1) and run(app2) and sessions(nixio) == 1
+
+
+def started() -> None:
+    """The fleet is up, and everything in it runs."""
+    start_all()
+    nixio.wait_for_unit("postgresql.service", timeout=BOOT)
+    until("the whole fleet runs", all_run, BOOT)
