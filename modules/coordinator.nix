@@ -120,6 +120,9 @@ in
   config = mkIf coordinator.enable {
     environment.etc.${hostsFile}.text = lib.concatMapStrings (host: "${host}\n") coordinator.hosts;
 
+    # The programs, for whoever looks, and their manual pages.
+    environment.systemPackages = [ cfg.package ];
+
     users.users.io-coordinator = {
       isSystemUser = true;
       group = "io-coordinator";

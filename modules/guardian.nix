@@ -75,6 +75,9 @@ in
       target = "io-databases.target";
     };
 
+    # The programs, for whoever looks, and their manual pages.
+    environment.systemPackages = [ cfg.package ];
+
     users.users.io-guardian = {
       isSystemUser = true;
       group = "io-guardian";
