@@ -1,38 +1,41 @@
 # What can be read off a fleet's nixosConfigurations.
 { lib }:
-let
-  database = host: host.config.server.database or null;
-  # Hosts without our module are no members.
-  members = lib.filterAttrs (_: host: database host != null);
-  of = primary: lib.filterAttrs (_: host: host.config.server.ioPrimaryHost == primary);
-in
 rec {
-  # The guardians of the hosts that name `primary` as theirs, as the coordinator's --hosts wants them: "app1:9876".
+  # What the hosts that name `primary` as theirs say of their databases, by their networking.hostName. A host without our
+  # modules is no member.
+  members =
+    primary: nixosConfigurations:
+    lib.listToAttrs (
+      map (host: lib.nameValuePair host.config.networking.hostName host.config.server.database) (
+        lib.filter (
+          host:
+          host.config ? server && host.config.server ? database && host.config.server.ioPrimaryHost == primary
+        ) (lib.attrValues nixosConfigurations)
+      )
+    );
+
+  # The guardians that `primary` has to tell, beside its own, as the coordinator's --hosts wants them: "app1:9876".
   clients =
     primary: nixosConfigurations:
     lib.mapAttrsToList (
-      _: host:
+      _: member:
       let
-        inherit (database host) guardian;
-        address = if lib.hasInfix ":" guardian.address then "[${guardian.address}]" else guardian.address;
+        inherit (member.guardian) address port;
       in
-      "${address}:${toString guardian.port}"
+      "${if lib.hasInfix ":" address then "[${address}]" else address}:${toString port}"
     ) (
-      lib.filterAttrs (
-        _: host: (database host).guardian.enable && host.config.networking.hostName != primary
-      ) (of primary (members nixosConfigurations))
+      lib.filterAttrs (_: member: member.guardian.enable) (
+        removeAttrs (members primary nixosConfigurations) [ primary ]
+      )
     );
 
-  # All declarations of one kind ("postgres" or "redis"): [ { host; name; value; } ].
+  # All declarations of one kind ("postgres" or "redis") of the other hosts: [ { host; name; value; } ].
   declarations =
     kind: primary: nixosConfigurations:
     lib.concatLists (
       lib.mapAttrsToList (
-        _: host:
-        lib.mapAttrsToList (name: value: {
-          host = host.config.networking.hostName;
-          inherit name value;
-        }) (database host).${kind}
-      ) (of primary (members nixosConfigurations))
+        host: member:
+        lib.mapAttrsToList (name: value: { inherit host name value; }) member.${kind}
+      ) (removeAttrs (members primary nixosConfigurations) [ primary ])
     );
 }

@@ -7,12 +7,19 @@
 }:
 let
   ours = import ./types.nix { inherit lib; };
+  fleet = import ../lib { inherit lib; };
   inherit (ours) seconds;
   cfg = config.server.database;
   inherit (cfg) coordinator guardian provision;
   primary = config.server.ioPrimaryHost;
   host = config.networking.hostName;
   member = cfg.hasDependents || coordinator.enable;
+
+  # Other hosts of the fleet whose guardians take longer than we listen.
+  members = fleet.members primary coordinator.fleet;
+  late = lib.filterAttrs (
+    _: member: member.guardian.enable && seconds member.guardian.commandTimeout >= seconds coordinator.timeout
+  ) (removeAttrs members [ host ]);
 
   base = lib.removeSuffix ".service";
   listedServices = lib.filter (unit: lib.hasSuffix ".service" unit) (
@@ -128,6 +135,10 @@ in
         }), and ${host}, their primary, has no Redis: set services.redis.servers.\"\".enable = true; or server.database.provision.enable = false;";
       }
     ]
+    ++ map (name: {
+      assertion = false;
+      message = "A guardian must answer before the coordinator stops listening: server.database.guardian.commandTimeout (${members.${name}.guardian.commandTimeout}) of ${name} must be shorter than server.database.coordinator.timeout (${coordinator.timeout}) of ${host}.";
+    }) (lib.optionals coordinator.enable (lib.attrNames late))
     ++ map (c: {
       assertion = false;
       message = "server.database.postgres.${c.first.name} means different things on ${c.first.host} (database ${c.first.value.database}, user ${c.first.value.user}) and ${c.second.host} (database ${c.second.value.database}, user ${c.second.value.user}): rename one of them.";
@@ -160,7 +171,7 @@ in
           (!coordinator.enable && options.server.database.coordinator.hosts.highestPrio < 1000)
           "server.database.coordinator.hosts has no effect on ${host}: its coordinator is not enabled."
       ++
-        lib.optional (cfg.isPrimary && coordinator.fleet == { } && !coordinator.enable)
+        lib.optional (cfg.isPrimary && coordinator.hosts == [ ] && !coordinator.enable)
           "${host} is the primary and tells nobody: set server.database.coordinator.fleet = self.nixosConfigurations; or server.database.coordinator.hosts.";
   };
 }

@@ -16,9 +16,7 @@ let
   declared =
     kind:
     lib.optionals (primary != null) (
-      fleet.declarations kind primary (
-        lib.filterAttrs (_: host: host.config.networking.hostName != primary) cfg.coordinator.fleet
-      )
+      fleet.declarations kind primary cfg.coordinator.fleet
       ++ lib.mapAttrsToList (name: value: {
         host = primary;
         inherit name value;

@@ -122,9 +122,11 @@ def tree(log: Any = None) -> Path:
                 raise HostError(f"mmdebstrap failed: {' '.join(command)}\n{result.stderr[-4000:]}")
             # Only a whole tree gets the name that is looked for.
             building.rename(done)
-            for old in cache.glob("root-*"):
-                if old != done:
-                    shutil.rmtree(old, ignore_errors=True)
+        # When it was last used. Another checkout may have a tree of its own in use: only old ones go.
+        os.utime(done)
+        for old in cache.glob("root-*"):
+            if time.time() - old.stat().st_mtime > 7 * 24 * 3600:
+                shutil.rmtree(old, ignore_errors=True)
     return done
 
 

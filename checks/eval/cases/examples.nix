@@ -1,0 +1,154 @@
+# The example hosts: what the tables of the documentation promise of each.
+{ lib, ... }:
+let
+  inherit (import ../fleet.nix { inherit lib; }) examples;
+in
+{
+  "app1: its service is tied to the databases by its name" = {
+    modules = examples.app1;
+    expect = {
+      units."io-databases.target".has = [
+        "Requires=wait-for-io-databases.service"
+        "After=wait-for-io-databases.service"
+        "Before=myapp.service"
+        "Upholds=myapp.service"
+      ];
+      # Requires=: it starts only with the target, stops with it and restarts with it.
+      links = [
+        "myapp.service.requires/io-databases.target"
+        "multi-user.target.wants/io-databases-boot.service"
+        "multi-user.target.wants/io-guardian.service"
+      ];
+      # Nobody starts it behind the guardian's back, and no switch starts the target.
+      noLinks = [
+        "multi-user.target.wants/myapp.service"
+        "multi-user.target.wants/io-databases.target"
+      ];
+      units."wait-for-io-databases.service" = {
+        has = [
+          "Type=oneshot"
+          "NotifyAccess=main"
+          "After=network-online.target"
+          "LoadCredential=redis:/run/secrets/REDIS/PASSWORD"
+        ];
+        # A wait that stays active would hold for one boot only.
+        lacks = [ "RemainAfterExit=true" ];
+      };
+      units."io-guardian.service" = {
+        has = [
+          "Type=notify"
+          "User=io-guardian"
+          "LoadCredential=psk:/run/secrets/IO_GUARDIAN_PSK"
+          "Restart=always"
+          "RestartPreventExitStatus=64 78"
+          "CapabilityBoundingSet="
+        ];
+      };
+      units."io-database-coordinator.service" = null;
+      secrets.IO_GUARDIAN_PSK = {
+        mode = "0400";
+        restartUnits = [ "io-guardian.service" ];
+      };
+      secrets."POSTGRES/MYAPP_PASSWORD".owner = "myapp";
+      firewall.extraCommands = ''
+        iptables -A nixos-fw -p tcp -s 192.168.1.0/24 --dport 9876 -j nixos-fw-accept
+        ip6tables -A nixos-fw -p tcp -s fd00::/8 --dport 9876 -j nixos-fw-accept
+      '';
+      firewall.allowedTCPPorts = [ ];
+      config = config: [
+        {
+          name = "the wait asks both databases of the primary, and does not give up";
+          ok = lib.all (part: lib.hasInfix part config.systemd.services.wait-for-io-databases.serviceConfig.ExecStart) [
+            ''"--postgres" "nixio:5432"''
+            ''"--redis" "nixio:6379"''
+            ''"--attempts" "unlimited"''
+          ];
+          seen = config.systemd.services.wait-for-io-databases.serviceConfig.ExecStart;
+        }
+        {
+          name = "the key is neither in argv nor in the environment";
+          ok =
+            lib.hasSuffix " --psk-file %d/psk" config.systemd.services.io-guardian.serviceConfig.ExecStart
+            && !(config.systemd.services.io-guardian.environment ? GUARDIAN_PSK_FILE);
+        }
+        {
+          name = "polkit lets the guardian manage one unit";
+          ok = lib.hasInfix ''action.lookup("unit") == "io-databases.target"'' config.security.polkit.extraConfig;
+        }
+      ];
+    };
+  };
+
+  "app2: a service of a database, one by hand, a timer and what it starts" = {
+    modules = examples.app2;
+    expect = {
+      units."io-databases.target".has = [
+        "Before=queue.service report.service worker.service report.timer"
+        "Upholds=queue.service worker.service"
+        "Wants=report.timer"
+      ];
+      links = [
+        "queue.service.requires/io-databases.target"
+        "worker.service.requires/io-databases.target"
+        "report.timer.requires/io-databases.target"
+        "report.service.requires/io-databases.target"
+      ];
+      noLinks = [
+        "timers.target.wants/report.timer"
+        "multi-user.target.wants/worker.service"
+      ];
+      units."report.timer.service" = null;
+    };
+  };
+
+  "nixio: the coordinator is bound to the databases and ordered after all that a drain needs" = {
+    modules = examples.nixio;
+    expect = {
+      units."io-database-coordinator.service" = {
+        has = [
+          "Type=oneshot"
+          "RemainAfterExit=true"
+          "BindsTo=postgresql.service redis.service"
+          "After=network-online.target postgresql.service redis.service postgresql.target"
+          "Wants=network-online.target"
+          "LoadCredential=psk:/run/secrets/IO_GUARDIAN_PSK"
+          "TimeoutStopSec=90s"
+          "User=io-coordinator"
+          # A deployment does not drain a fleet.
+          "X-RestartIfChanged=false"
+        ];
+        # systemd leaves ExecStop= out when the start is not over.
+        lacks = [ "ExecStop=" ];
+      };
+      # It comes with each start of a database.
+      links = [
+        "multi-user.target.wants/io-database-coordinator.service"
+        "postgresql.service.wants/io-database-coordinator.service"
+        "redis.service.wants/io-database-coordinator.service"
+      ];
+      units."io-guardian.service" = null;
+      units."io-databases.target" = null;
+      values."environment.etc.io-guardian/hosts.text" = "app1:9876\napp2:9876\n";
+      values."services.postgresql.ensureDatabases" = [ "myapp" ];
+      values."services.postgresql.ensureUsers" = [ { name = "myapp"; } ];
+      values."server.database.host" = "localhost";
+      secrets.IO_GUARDIAN_PSK.restartUnits = [ ];
+      config = config: [
+        {
+          name = "only what answers is announced";
+          ok = lib.all (part: lib.hasInfix part (toString config.systemd.services.io-database-coordinator.serviceConfig.ExecStartPre)) [
+            ''"--postgres" "localhost:5432"''
+            ''"--redis" "localhost:6379"''
+            " --redis-password-file %d/redis"
+          ];
+        }
+        {
+          name = "undrain on start, drain on stop";
+          ok =
+            lib.hasInfix ''"undrain"'' config.systemd.services.io-database-coordinator.serviceConfig.ExecStart
+            && lib.hasInfix ''"drain"'' config.systemd.services.io-database-coordinator.serviceConfig.ExecStopPost;
+        }
+      ];
+    };
+  };
+}

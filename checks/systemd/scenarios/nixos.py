@@ -1,0 +1,260 @@
+"""The units that the NixOS modules render, on a real systemd with a real PostgreSQL and Redis.
+
+One host is both: the primary and a client. What nixpkgs and sops-nix bring (the databases' units, the secrets, users) is
+put there in the same shapes; what our modules write is taken as it was rendered (checks/units).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+from pathlib import Path
+
+from harness import KEY
+
+from .case import UNITS, Case
+
+RENDERED = Path(__file__).resolve().parents[2] / "units"
+COORDINATOR = "io-database-coordinator.service"
+WAIT = "wait-for-io-databases.service"
+TARGET = "io-databases.target"
+PATIENCE = 40.0
+
+# As nixpkgs has them, where it matters: names, types, ordering, Restart=.
+POSTGRESQL = """\
+[Unit]
+After=network.target
+Wants=postgresql.target
+PartOf=postgresql.target
+[Service]
+Type=notify
+User=postgres
+RuntimeDirectory=postgresql
+ExecStartPre=/bin/sh /etc/lab/initdb
+ExecStart=/bin/sh /etc/lab/postgres
+ExecStop=/bin/sh /etc/lab/count
+KillMode=mixed
+KillSignal=SIGINT
+Restart=always
+RestartSec=100ms
+TimeoutSec=120
+"""
+POSTGRESQL_TARGET = "[Unit]\nRequires=postgresql.service postgresql-setup.service\n"
+POSTGRESQL_SETUP = """\
+[Unit]
+Requires=postgresql.service
+After=postgresql.service
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+User=postgres
+ExecStart=/bin/sh /etc/lab/setup
+"""
+REDIS = """\
+[Unit]
+After=network.target
+[Service]
+Type=notify
+User=redis
+ExecStart=/bin/sh -c 'exec redis-server --supervised systemd --save "" --requirepass $(cat /run/secrets/REDIS/PASSWORD)'
+"""
+SCRIPTS = {
+    # The test opens the gate. Passwords are asked for over TCP, as from another host.
+    "initdb": """\
+until test -e /run/t/postgresql; do sleep 0.02; done
+cd /var/lib/postgresql
+test -e data/PG_VERSION || /usr/lib/postgresql/*/bin/initdb -D data --auth-local=trust --auth-host=scram-sha-256 >/dev/null
+""",
+    "postgres": "exec /usr/lib/postgresql/*/bin/postgres -D /var/lib/postgresql/data -c listen_addresses='*' -c fsync=off -c log_connections=on\n",
+    # Who is still connected when it is told to stop.
+    "count": """psql -XAtc "select count(*) from pg_stat_activity where usename = 'myapp'" postgres >>/run/t/connections\n""",
+    # What ensureUsers and ensureDatabases do.
+    "setup": "psql -Xc 'create role myapp login' postgres; psql -Xc 'create database myapp' postgres; true\n",
+}
+SECRETS = {
+    "IO_GUARDIAN_PSK": (KEY, 0o400),
+    "POSTGRES/MYAPP_PASSWORD": ("password of myapp", 0o444),
+    "REDIS/PASSWORD": ("password-of-redis", 0o444),
+}
+# Brought by nixpkgs; the rendering has the stand-in's.
+THEIRS = {"postgresql.service", "postgresql-setup.service", "postgresql.target", "redis.service"}
+
+
+class Nixos(Case):
+    """A host with the units of some of the example hosts."""
+
+    hosts: tuple[str, ...] = ("nixio", "app1")
+
+    async def asyncSetUp(self) -> None:
+        await super().asyncSetUp()
+        self.host.path("/run/t").chmod(0o777)
+        self.host.put("/etc/hosts", "127.0.0.1 localhost nixio app1 app2\n")
+        for host in self.hosts:
+            self.install(RENDERED / host)
+            self.host.run("systemd-sysusers")
+        self.unit("postgresql.service", POSTGRESQL)
+        self.unit("postgresql.target", POSTGRESQL_TARGET)
+        self.unit("postgresql-setup.service", POSTGRESQL_SETUP)
+        self.unit("redis.service", REDIS)
+        for name, text in SCRIPTS.items():
+            self.host.put(f"/etc/lab/{name}", text)
+        for name, (text, mode) in SECRETS.items():
+            self.host.put(f"/run/secrets/{name}", text + "\n", mode)
+        # One guardian is all of the fleet here.
+        self.host.put("/etc/io-guardian/hosts", "app1:9876\n")
+        self.host.systemctl("daemon-reload")
+
+    def install(self, folder: Path) -> None:
+        """Puts a rendered host's files where they belong."""
+        for top, folders, files in os.walk(folder):
+            for name in [*files, *(f for f in folders if Path(top, f).is_symlink())]:
+                source = Path(top, name)
+                relative = source.relative_to(folder)
+                if relative.parts[0] in THEIRS:
+                    continue
+                place = f"/etc/{relative.relative_to('etc')}" if relative.parts[0] == "etc" else f"{UNITS}/{relative}"
+                target = self.host.path(place)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.unlink(missing_ok=True)
+                shutil.copy(source, target, follow_symlinks=False)
+
+    async def boot(self) -> None:
+        """What a boot does: multi-user.target and all that it wants."""
+        await self.command("systemctl", "start", "--no-block", "multi-user.target")
+
+    def open_postgresql(self) -> None:
+        self.host.put("/run/t/postgresql", "")
+
+    async def up(self, *units: str) -> None:
+        for unit in (*(units or ("myapp.service",)), COORDINATOR):
+            await self.until(lambda unit=unit: self.host.state(unit) == "active", f"{unit} to be active", PATIENCE)  # type: ignore[misc]
+
+    def monotonic(self, unit: str, what: str) -> int:
+        name = f"{what}TimestampMonotonic"
+        return int(self.host.show(unit, name)[name])
+
+    def sessions(self) -> int:
+        """Sessions of the application that PostgreSQL has seen begin."""
+        return self.host.journal("postgresql.service").count("connection authorized: user=myapp")
+
+    def told(self, action: str) -> int:
+        """How often the coordinator has told all hosts to do it."""
+        return len(re.findall(rf"(?m)^{action}: 1 of 1 hosts ok", self.host.journal(COORDINATOR)))
+
+    async def connected(self, sessions: int) -> None:
+        await self.until(lambda: self.sessions() >= sessions, "the application to be connected", PATIENCE)
+
+
+class Fleet(Nixos):
+    async def test_nothing_runs_before_the_databases_answer_and_then_all_of_it_does(self) -> None:
+        await self.boot()
+        await self.until(lambda: self.host.state(WAIT) == "activating", "the wait to wait")
+        # Asked for by name, too, it is held back.
+        await self.command("systemctl", "start", "--no-block", "myapp.service")
+        await self.until(lambda: "not ready yet" in self.host.journal(WAIT), "the wait to ask")
+        self.assertEqual(self.host.state("myapp.service"), "inactive")
+        self.assertEqual(self.host.state("multi-user.target"), "active", "the boot goes on")
+        self.assertEqual(self.host.state(COORDINATOR), "inactive")
+        self.open_postgresql()
+        await self.up()
+        await self.connected(1)
+        self.assertGreater(self.monotonic("myapp.service", "ExecMainStart"), self.monotonic(WAIT, "ExecMainExit"))
+        self.assertGreater(self.monotonic("myapp.service", "ExecMainStart"), self.monotonic("postgresql.service", "ActiveEnter"))
+        # The password came from the secret through the provisioning: myapp could log in.
+        self.assertEqual(self.host.state("io-databases-provision.service"), "active")
+        for secret, _ in SECRETS.values():
+            log = self.host.run("journalctl", "--no-pager", "--output=cat").stdout
+            self.assertNotIn(secret, log)
+
+    async def test_a_stop_of_postgresql_drains_first_and_its_start_undrains(self) -> None:
+        self.open_postgresql()
+        await self.boot()
+        await self.up()
+        await self.connected(1)
+        seen = self.sessions()
+        await self.command("systemctl", "stop", "postgresql.service")
+        self.assertEqual(self.host.read("/run/t/connections").split(), ["0"], "sessions when PostgreSQL was told to stop")
+        self.assertEqual(self.host.state("myapp.service"), "inactive")
+        self.assertLess(self.monotonic("myapp.service", "InactiveEnter"), self.monotonic("postgresql.service", "InactiveEnter"))
+        self.assertEqual(self.sessions(), seen, "nobody connected in between")
+        await self.command("systemctl", "start", "postgresql.service")
+        await self.up()
+        await self.connected(seen + 1)
+
+    async def test_restarted_and_killed_databases_bring_their_dependents_back(self) -> None:
+        self.open_postgresql()
+        await self.boot()
+        await self.up()
+        commands = (
+            "systemctl restart postgresql.service",
+            "systemctl kill --signal=KILL postgresql.service",
+            "systemctl stop redis.service && systemctl start redis.service",
+            "systemctl kill --signal=KILL redis.service; systemctl is-active --quiet redis.service && sleep 0.2; systemctl start redis.service",
+        )
+        for times, command in enumerate(commands, start=1):
+            started = self.monotonic("myapp.service", "ExecMainStart")
+            await self.command(command)
+            await self.until(lambda: self.told("undrain") == times + 1, f"the undrain after {command}", PATIENCE)  # noqa: B023
+            await self.up()
+            self.assertEqual(self.told("drain"), times, command)
+            self.assertGreater(self.monotonic("myapp.service", "ExecMainStart"), started, command)
+
+    async def test_a_drained_host_stays_drained_when_a_configuration_is_switched(self) -> None:
+        self.open_postgresql()
+        await self.boot()
+        await self.up()
+        told = await self.coordinator("drain", "--hosts", "app1", "--fail-fast")
+        self.assertEqual(told.returncode, 0, told.stderr)
+        # What a switch does at its end.
+        await self.command("systemctl", "daemon-reload")
+        await self.command("systemctl", "start", "multi-user.target")
+        await asyncio.sleep(0.5)
+        self.assertEqual((self.host.state(TARGET), self.host.state("myapp.service")), ("inactive", "inactive"))
+        self.assertEqual(self.host.run("systemctl", "list-jobs", "--no-legend").stdout, "")
+        # By hand, as documented.
+        await self.command("systemctl", "start", TARGET)
+        await self.up()
+
+    async def test_the_guardian_may_do_what_it_must_and_nothing_else(self) -> None:
+        self.open_postgresql()
+        await self.boot()
+        await self.up()
+        pid = self.host.show("io-guardian.service", "MainPID")["MainPID"]
+        status = dict(line.split(":\t", 1) for line in self.host.read(f"/proc/{pid}/status").splitlines() if ":\t" in line)
+        self.assertNotEqual(status["Uid"].split()[0], "0")
+        self.assertEqual(int(status["CapBnd"], 16), 0)
+        refused = self.host.run("runuser", "-u", "io-guardian", "--", "systemctl", "--no-ask-password", "stop", "myapp.service", check=False)
+        self.assertNotEqual(refused.returncode, 0)
+        self.assertEqual(self.host.state("myapp.service"), "active")
+
+
+class Kinds(Nixos):
+    """Dependents of all kinds: services, a oneshot and its timer."""
+
+    hosts = ("nixio", "app2")
+
+    async def test_services_and_timers_start_and_stop_with_the_target(self) -> None:
+        self.open_postgresql()
+        await self.boot()
+        dependents = ("queue.service", "worker.service", "report.timer")
+        await self.up(*dependents)
+        self.assertEqual(self.host.state("report.service"), "inactive", "its timer starts it, and nobody else")
+        await self.command("systemctl", "kill", "--signal=KILL", "queue.service")
+        await self.until(lambda: self.host.state("queue.service") == "active", "the target to start it again")
+        started = self.monotonic("worker.service", "ExecMainStart")
+        await self.command("systemctl", "restart", TARGET)
+        await self.until(lambda: self.host.state("worker.service") == "active", "the worker")
+        self.assertGreater(self.monotonic("worker.service", "ExecMainStart"), started, "restarted with the target")
+        told = await self.coordinator("drain", "--hosts", "app2", "--fail-fast")
+        self.assertEqual(told.returncode, 0, told.stdout)
+        for unit in dependents:
+            self.assertEqual(self.host.state(unit), "inactive", unit)
+        told = await self.coordinator("undrain", "--hosts", "app2", "--fail-fast")
+        self.assertEqual(told.returncode, 0, told.stdout)
+        for unit in dependents:
+            self.assertEqual(self.host.state(unit), "active", unit)
+
+
+CASES = (Fleet, Kinds)
