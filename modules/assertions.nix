@@ -21,6 +21,25 @@ let
     _: member: member.guardian.enable && seconds member.guardian.commandTimeout >= seconds coordinator.timeout
   ) (removeAttrs members [ host ]);
 
+  # What other hosts wait for, and would never get.
+  waiting = kind: lib.filterAttrs (_: member: member.hasDependents && member.wait.${kind}.enable) (
+    removeAttrs members [ host ]
+  );
+  # Only where they ask this host, and not a server of their own choice.
+  asks = kind: member: member.${kind} == { } || lib.any (db: db.host == member.host) (lib.attrValues member.${kind});
+  hasRedis = lib.any (server: server.enable) (lib.attrValues config.services.redis.servers);
+  missing = kind: has: lib.optionals (coordinator.enable && !has) (lib.attrNames (lib.filterAttrs (_: asks kind) (waiting kind)));
+  redisHasPassword =
+    let
+      server = config.services.redis.servers."" or { };
+    in
+    (server.requirePassFile or null) != null || (server.requirePass or null) != null;
+  withoutPassword = lib.optionals (coordinator.enable && redisHasPassword) (
+    lib.attrNames (
+      lib.filterAttrs (_: member: asks "redis" member && member.wait.redis.passwordFile == null) (waiting "redis")
+    )
+  );
+
   base = lib.removeSuffix ".service";
   listedServices = lib.filter (unit: lib.hasSuffix ".service" unit) (
     map (unit: if lib.hasInfix "." unit then unit else "${unit}.service") cfg.dependentServices
@@ -81,6 +100,10 @@ in
         message = "server.ioPrimaryHost is not set, and ${host} uses databases: name the host that runs them, for example server.ioPrimaryHost = \"nixio\";";
       }
       {
+        assertion = !cfg.useSops || options ? sops;
+        message = "server.database.useSops is set on ${host}, and sops-nix is not imported: import it, or name the key's file with server.database.pskFile.";
+      }
+      {
         assertion = !cfg.needsPsk || cfg.psk != null;
         message = "io-guardian on ${host} has no key: import sops-nix and put IO_GUARDIAN_PSK into its secrets, or name the file that holds it with server.database.pskFile.";
       }
@@ -139,6 +162,18 @@ in
       assertion = false;
       message = "A guardian must answer before the coordinator stops listening: server.database.guardian.commandTimeout (${members.${name}.guardian.commandTimeout}) of ${name} must be shorter than server.database.coordinator.timeout (${coordinator.timeout}) of ${host}.";
     }) (lib.optionals coordinator.enable (lib.attrNames late))
+    ++ map (name: {
+      assertion = false;
+      message = "${name} waits for PostgreSQL, and ${host}, its primary, has none: its services would never start. Set services.postgresql.enable = true; here, or server.database.wait.postgres.enable = false; on ${name}.";
+    }) (missing "postgres" config.services.postgresql.enable)
+    ++ map (name: {
+      assertion = false;
+      message = "${name} waits for Redis, and ${host}, its primary, has none: its services would never start. Set services.redis.servers.\"\".enable = true; here, or server.database.wait.redis.enable = false; on ${name}.";
+    }) (missing "redis" hasRedis)
+    ++ map (name: {
+      assertion = false;
+      message = "${name} waits for Redis without a password, and Redis on ${host} has one: its services would never start. On ${name}, set server.database.wait.redis.passwordFile, or server.database.wait.redis.enable = false;";
+    }) withoutPassword
     ++ map (c: {
       assertion = false;
       message = "server.database.postgres.${c.first.name} means different things on ${c.first.host} (database ${c.first.value.database}, user ${c.first.value.user}) and ${c.second.host} (database ${c.second.value.database}, user ${c.second.value.user}): rename one of them.";

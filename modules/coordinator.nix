@@ -27,7 +27,7 @@ let
       "localhost:${toString server.port}"
     ]) (lib.filter (server: server.port != 0) (lib.attrValues redisServers));
 
-  credentials = [ "psk:${toString cfg.psk}" ] ++ lib.optional (cfg.wait.redis.passwordFile != null) "redis:${cfg.wait.redis.passwordFile}";
+  credentials = lib.optional (redisServers != { } && cfg.wait.redis.passwordFile != null) "redis:${cfg.wait.redis.passwordFile}";
   # %d is systemd's: it must not be escaped.
   wait =
     utils.escapeSystemdExecArgs (
@@ -43,7 +43,7 @@ let
         "1s"
       ]
     )
-    + lib.optionalString (redisServers != { } && cfg.wait.redis.passwordFile != null) " --redis-password-file %d/redis";
+    + lib.optionalString (credentials != [ ]) " --redis-password-file %d/redis";
   tell =
     action: retryFor:
     utils.escapeSystemdExecArgs [
@@ -57,8 +57,10 @@ let
       coordinator.timeout
       "--retry-for"
       retryFor
-    ]
-    + " --psk-file %d/psk";
+      # Not a credential: a unit keeps those of its start, and the fleet may have another key by the time of the stop.
+      "--psk-file"
+      (toString cfg.psk)
+    ];
 in
 {
   options.server.database.coordinator = {
@@ -147,24 +149,7 @@ in
       # A restart drains and undrains the whole fleet: that is not for a deployment to do.
       restartIfChanged = false;
       startLimitIntervalSec = 0;
-      # systemd 252 shows credentials to the commands of a stop only where the unit has no file system of its own: so none
-      # of what makes one.
-      serviceConfig =
-        removeAttrs (import ./hardening.nix) [
-          "PrivateDevices"
-          "PrivateTmp"
-          "ProcSubset"
-          "ProtectClock"
-          "ProtectControlGroups"
-          "ProtectHome"
-          "ProtectHostname"
-          "ProtectKernelLogs"
-          "ProtectKernelModules"
-          "ProtectKernelTunables"
-          "ProtectProc"
-          "ProtectSystem"
-        ]
-        // {
+      serviceConfig = import ./hardening.nix // {
           Type = "oneshot";
           RemainAfterExit = true;
           # A database that runs and does not answer is none: nobody is told to use it.
@@ -180,6 +165,7 @@ in
           Restart = "on-failure";
           RestartSec = "10s";
           RestartPreventExitStatus = "64 78";
+          # It tells hosts over TCP, and asks for their addresses.
           RestrictAddressFamilies = [
             "AF_UNIX"
             "AF_INET"

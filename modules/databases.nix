@@ -12,6 +12,9 @@ let
       )
     );
 
+  # What needs no quoting anywhere: these go into SQL, into pg_hba.conf and into names of credentials.
+  plainName = types.strMatching "[A-Za-z0-9_][A-Za-z0-9_.-]*";
+
   hostAndPort = default: {
     host = mkOption {
       type = types.str;
@@ -32,13 +35,13 @@ let
     {
       options = {
         database = mkOption {
-          type = types.str;
+          type = plainName;
           default = name;
           defaultText = lib.literalMD "the attribute name";
           description = "Name of the database.";
         };
         user = mkOption {
-          type = types.str;
+          type = plainName;
           default = name;
           defaultText = lib.literalMD "the attribute name";
           description = "Role that owns the database.";

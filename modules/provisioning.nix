@@ -79,7 +79,7 @@ in
     };
     redisPasswordSecret = mkOption {
       type = types.nullOr types.str;
-      default = if cfg.usesSops && (cfg.redis != { } || provision.declared.redis != [ ]) then "REDIS/PASSWORD" else null;
+      default = if cfg.useSops && (cfg.redis != { } || provision.declared.redis != [ ]) then "REDIS/PASSWORD" else null;
       defaultText = lib.literalMD "`REDIS/PASSWORD` where Redis and sops-nix are used, otherwise null";
       description = "Name of the sops secret that holds Redis' password. null: Redis has none, or `wait.redis.passwordFile` says where it is.";
     };
@@ -99,7 +99,7 @@ in
         ) (lib.attrValues postgres);
       };
     })
-    (mkIf (provision.enable && postgres != { } && cfg.usesSops) {
+    (mkIf (provision.enable && postgres != { } && cfg.useSops) {
       # Each time, because a secret may have changed. PostgreSQL stays up when this fails: its journal says what to do.
       systemd.services.io-databases-provision = {
         description = "Owners and passwords of the fleet's PostgreSQL databases";
@@ -137,7 +137,7 @@ in
       server.database.wait.redis.passwordFile = mkIf (
         cfg.redisPasswordSecret != null && (cfg.redis != { } || usesRedis)
       ) (lib.mkDefault config.sops.secrets.${cfg.redisPasswordSecret}.path);
-      sops.secrets = mkIf cfg.usesSops (
+      sops.secrets = mkIf cfg.useSops (
         lib.mkMerge (
           [
             (mkIf (cfg.redisPasswordSecret != null && (cfg.redis != { } || usesRedis)) {

@@ -111,14 +111,18 @@ in
           "BindsTo=postgresql.service redis.service"
           "After=network-online.target postgresql.service redis.service postgresql.target"
           "Wants=network-online.target"
-          "LoadCredential=psk:/run/secrets/IO_GUARDIAN_PSK"
+          "ProtectSystem=strict"
           "TimeoutStopSec=90s"
           "User=io-coordinator"
           # A deployment does not drain a fleet.
           "X-RestartIfChanged=false"
         ];
-        # systemd leaves ExecStop= out when the start is not over.
-        lacks = [ "ExecStop=" ];
+        lacks = [
+          # systemd leaves ExecStop= out when the start is not over.
+          "ExecStop="
+          # A credential would be that of the unit's start.
+          "LoadCredential=psk:/run/secrets/IO_GUARDIAN_PSK"
+        ];
       };
       # It comes with each start of a database.
       links = [
@@ -132,7 +136,11 @@ in
       values."services.postgresql.ensureDatabases" = [ "myapp" ];
       values."services.postgresql.ensureUsers" = [ { name = "myapp"; } ];
       values."server.database.host" = "localhost";
-      secrets.IO_GUARDIAN_PSK.restartUnits = [ ];
+      secrets.IO_GUARDIAN_PSK = {
+        restartUnits = [ ];
+        group = "io-coordinator";
+        mode = "0440";
+      };
       config = config: [
         {
           name = "only what answers is announced";

@@ -72,9 +72,15 @@ in
       [
         "server.database.coordinator.enable is set on app1, but server.ioPrimaryHost is nixio: the coordinator belongs on the host whose databases it watches."
       ];
-  "a coordinator with no database" = onPrimary { nixio = { }; } [
+  "a coordinator with no database" = {
+    modules = host "nixio" {
+      server.database.coordinator.enable = true;
+      server.database.coordinator.hosts = [ "app1" ];
+    };
+    expect.assertions = [
     "The coordinator on nixio has no database to follow: enable services.postgresql or services.redis.servers, or name their units with server.database.coordinator.units."
-  ];
+    ];
+  };
   "a coordinator with nobody to tell" = {
     modules = host "nixio" {
       imports = [ databases ];
@@ -168,6 +174,7 @@ in
       }
       [
         "PostgreSQL databases are declared (a by app1), and nixio, their primary, has no PostgreSQL: set services.postgresql.enable = true; or server.database.provision.enable = false;"
+        "app1 waits for PostgreSQL, and nixio, its primary, has none: its services would never start. Set services.postgresql.enable = true; here, or server.database.wait.postgres.enable = false; on app1."
       ];
   "no Redis for what is declared" =
     onPrimary
@@ -180,7 +187,34 @@ in
       }
       [
         "Redis databases are declared (a by app1), and nixio, their primary, has no Redis: set services.redis.servers.\"\".enable = true; or server.database.provision.enable = false;"
+        "app1 waits for Redis, and nixio, its primary, has none: its services would never start. Set services.redis.servers.\"\".enable = true; here, or server.database.wait.redis.enable = false; on app1."
       ];
+  "a host that waits for a Redis that is not there" = onPrimary { nixio.services.postgresql.enable = true; } [
+    "app1 waits for Redis, and nixio, its primary, has none: its services would never start. Set services.redis.servers.\"\".enable = true; here, or server.database.wait.redis.enable = false; on app1."
+  ];
+  "a host that waits for a PostgreSQL that is not there" =
+    onPrimary { nixio.services.redis.servers."".enable = true; }
+      [
+        "app1 waits for PostgreSQL, and nixio, its primary, has none: its services would never start. Set services.postgresql.enable = true; here, or server.database.wait.postgres.enable = false; on app1."
+      ];
+  "a host that waits for a Redis whose password it does not have" =
+    onPrimary
+      {
+        app2 = {
+          server.database.redis.y.database_id = 0;
+          systemd.services.y = sleep;
+        };
+      }
+      [
+        "app1 waits for Redis without a password, and Redis on nixio has one: its services would never start. On app1, set server.database.wait.redis.passwordFile, or server.database.wait.redis.enable = false;"
+      ];
+  "a name that SQL would have to quote" = {
+    modules = host "nixio" {
+      imports = [ databases ];
+      server.database.postgres.a.user = "a b";
+    };
+    expect.error = "server.database.postgres.a.user";
+  };
   "one name, two databases" =
     onPrimary
       {

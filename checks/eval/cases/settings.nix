@@ -193,6 +193,27 @@ in
     };
   };
 
+  "a key file, and passwords from sops all the same" = {
+    modules = host "app1" {
+      server.database.pskFile = "/var/lib/secrets/psk";
+      server.database.redis.a.database_id = 0;
+      systemd.services.a = sleep;
+    };
+    expect = {
+      units."wait-for-io-databases.service".has = [ "LoadCredential=redis:/run/secrets/REDIS/PASSWORD" ];
+      secrets."REDIS/PASSWORD".mode = "0400";
+    };
+  };
+  "no secret from sops although it is there" = {
+    modules = host "app1" {
+      server.database.useSops = false;
+      server.database.pskFile = "/var/lib/secrets/psk";
+      server.database.redis.a.database_id = 0;
+      systemd.services.a = sleep;
+    };
+    expect.values."sops.secrets" = { };
+  };
+
   "without a coordinator, the guardian alone" = {
     modules = host "nixio" {
       server.database.coordinator.enable = false;
@@ -285,6 +306,7 @@ in
     modules =
       (fleet {
         nixio = {
+          services.postgresql.enable = true;
           services.redis.servers.queue = {
             enable = true;
             port = 6380;
@@ -300,7 +322,7 @@ in
         };
       }).nixio;
     expect = {
-      units."io-database-coordinator.service".has = [ "BindsTo=redis-local.service redis-queue.service" ];
+      units."io-database-coordinator.service".has = [ "BindsTo=postgresql.service redis-local.service redis-queue.service" ];
       config = config: [
         {
           name = "a server without a port is not asked";
