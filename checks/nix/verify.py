@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 sys.dont_write_bytecode = True
@@ -141,15 +142,13 @@ def check_host(tests: Tests, host: Path, others: list[str], bin_dir: Path | None
         bench = Bench(host, others, Path(folder))
         analyze: list[tuple[str, Callable[[], str]]] = []
         for unit in bench.names():
-            analyze.append((f"{host.name}/{unit} is understood by systemd", lambda unit=unit: bench.verify(unit)))
+            analyze.append((f"{host.name}/{unit} is understood by systemd", partial(bench.verify, unit)))
             if unit in EXPOSURE:
-                most = EXPOSURE[unit]
-                analyze.append(
-                    (f"{host.name}/{unit} is not more exposed", lambda unit=unit, most=most: bench.exposure(unit, most))
-                )
-        for name, check in analyze:
+                check = partial(bench.exposure, unit, EXPOSURE[unit])
+                analyze.append((f"{host.name}/{unit} is not more exposed", check))
+        for name, ask in analyze:
             if shutil.which("systemd-analyze"):
-                tests.report(name, check())
+                tests.report(name, ask())
             else:
                 tests.ignore(name, "systemd-analyze is not installed: apt-get install systemd")
     for script in sorted((host / "etc" / "rendered").rglob("*")):
