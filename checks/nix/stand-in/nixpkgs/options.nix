@@ -251,6 +251,7 @@ in
       defaultSopsFile = mkOption { type = types.path; };
       defaultSopsFormat = opt types.str "yaml";
       validateSopsFiles = opt types.bool true;
+      useSystemdActivation = opt types.bool false;
       age = {
         keyFile = opt (types.nullOr types.str) null;
         generateKey = opt types.bool false;
@@ -304,6 +305,7 @@ in
     })) { };
     services.openssh.enable = opt types.bool false;
     system = {
+      activationScripts = opt (types.attrsOf types.anything) { };
       stateVersion = opt types.str "26.05";
       build = opt (types.attrsOf types.unspecified) { };
     };
