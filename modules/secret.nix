@@ -51,7 +51,7 @@ in
 
   config = lib.optionalAttrs sops {
     sops.secrets = mkIf (cfg.usesSops && cfg.needsPsk) {
-      # Not the coordinator: a restart of it drains the fleet. It reads the key anew each time.
+      # Not the coordinator: a restart of it drains the fleet. Its drain has the key of its start (docs/NIXOS.md, Rotate it).
       IO_GUARDIAN_PSK.restartUnits = lib.optional cfg.guardian.enable "io-guardian.service";
     };
   };
