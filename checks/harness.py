@@ -73,10 +73,12 @@ class Peer:
     async def receive_text(self, timeout: float = PATIENCE) -> str:
         # Not wait_for: in Python 3.11 it can swallow a cancellation.
         async with asyncio.timeout(timeout):
-            return await self.socket.recv()
+            text: str = await self.socket.recv()
+            return text
 
     async def receive(self, timeout: float = PATIENCE) -> dict[str, Any]:
-        return json.loads(await self.receive_text(timeout))
+        answer: dict[str, Any] = json.loads(await self.receive_text(timeout))
+        return answer
 
     async def say_text(self, text: str | bytes, timeout: float = PATIENCE) -> str:
         """Sends a frame and gives the answer, both as text."""

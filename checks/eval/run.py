@@ -182,12 +182,17 @@ def main() -> int:
     parser.add_argument("-k", dest="patterns", action="append", help="only cases with this in their names")
     parser.add_argument("--cases", type=Path, default=HERE / "cases", help="where the cases are")
     options = parser.parse_args()
+    patterns: list[str] = options.patterns or [""]
+
+    def results_of(file: File) -> list[tuple[str, list[str]]]:
+        return file.results(patterns)
+
     nix.require_nix()
     started = time.monotonic()
     files = [File(path) for path in sorted(options.cases.resolve().glob("*.nix"))]
     passed = failed = 0
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        for results in pool.map(lambda file: file.results(options.patterns or [""]), files):
+        for results in pool.map(results_of, files):
             for name, wrong in results:
                 print(f"test {name} ... {'FAILED' if wrong else 'ok'}", flush=True)
                 for line in wrong:

@@ -151,16 +151,16 @@ def render(folder: Path) -> list[str]:
     """Writes all hosts into an empty folder. Gives the warnings."""
     nix.require_nix()
     built = Path(nix.run("nix-build", "--no-out-link", str(nix.HERE / "hosts.nix")).strip().splitlines()[-1])
-    hosts: dict[str, Any] = json.loads(built.read_text())
-    for name, data in hosts.items():
+    evaluated: dict[str, Any] = json.loads(built.read_text())
+    for name, data in evaluated.items():
         Host(folder / name, data, str(built.parent)).write()
     manifest = {
-        "hosts": {name: {"others": data["others"], "secrets": data["secrets"]} for name, data in hosts.items()},
+        "hosts": {name: {"others": data["others"], "secrets": data["secrets"]} for name, data in evaluated.items()},
         "sources": digests(nix.ROOT, *SOURCES),
         "files": digests(folder, "."),
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
-    return [f"{name}: {warning}" for name, data in hosts.items() for warning in data["warnings"]]
+    return [f"{name}: {warning}" for name, data in evaluated.items() for warning in data["warnings"]]
 
 
 def differences(kind: str, then: dict[str, str], now: dict[str, str]) -> list[str]:
@@ -172,11 +172,26 @@ def differences(kind: str, then: dict[str, str], now: dict[str, str]) -> list[st
     ]
 
 
+def manifest_of(units: Path) -> dict[str, Any]:
+    """The manifest; nothing where there is none that can be read, as in the middle of a merge."""
+    try:
+        manifest: dict[str, Any] = json.loads((units / MANIFEST).read_text())
+    except (OSError, ValueError):
+        return {"hosts": {}, "sources": {}, "files": {}}
+    return manifest
+
+
+def hosts() -> dict[str, Any]:
+    """What the manifest says of each host."""
+    found: dict[str, Any] = manifest_of(UNITS)["hosts"]
+    return found
+
+
 def stale(units: Path = UNITS) -> list[str]:
     """Why what is there is not what the hosts render to."""
-    if not (units / MANIFEST).exists():
-        return [f"there is no {units / MANIFEST}"]
-    manifest = json.loads((units / MANIFEST).read_text())
+    manifest = manifest_of(units)
+    if not manifest["hosts"]:
+        return [f"there is no {units / MANIFEST}, or none that can be read"]
     wrong = differences("since it was written: source", manifest["sources"], digests(nix.ROOT, *SOURCES))
     wrong += differences("since it was written: file", manifest["files"], digests(units, "."))
     if nix.has_nix():

@@ -10,7 +10,6 @@ how exposed our services are; and, with --bin-dir, that the guardian accepts the
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import shutil
@@ -19,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 sys.dont_write_bytecode = True
@@ -141,26 +141,16 @@ def check_host(tests: Tests, host: Path, others: list[str], bin_dir: Path | None
         bench = Bench(host, others, Path(folder))
         analyze: list[tuple[str, Callable[[], str]]] = []
         for unit in bench.names():
-            analyze.append((f"{host.name}/{unit} is understood by systemd", lambda unit=unit: bench.verify(unit)))
+            analyze.append((f"{host.name}/{unit} is understood by systemd", partial(bench.verify, unit)))
             if unit in EXPOSURE:
-                most = EXPOSURE[unit]
-                analyze.append(
-                    (f"{host.name}/{unit} is not more exposed", lambda unit=unit, most=most: bench.exposure(unit, most))
-                )
-        for name, check in analyze:
-            if shutil.which("systemd-analyze"):
-                tests.report(name, check())
-            else:
-                tests.ignore(name, "systemd-analyze is not installed: apt-get install systemd")
+                check = partial(bench.exposure, unit, EXPOSURE[unit])
+                analyze.append((f"{host.name}/{unit} is not more exposed", check))
+        for name, ask in analyze if shutil.which("systemd-analyze") else []:
+            tests.report(name, ask())
     for script in sorted((host / "etc" / "rendered").rglob("*")):
-        if not (script.is_file() and os.access(script, os.X_OK)):
-            continue
-        name = f"{host.name}/{script.name} is a clean script"
-        if shutil.which("shellcheck"):
+        if shutil.which("shellcheck") and script.is_file() and os.access(script, os.X_OK):
             code, words = said("shellcheck", str(script))
-            tests.report(name, words or (f"exit code {code}" if code else ""))
-        else:
-            tests.ignore(name, "shellcheck is not installed: apt-get install shellcheck")
+            tests.report(f"{host.name}/{script.name} is a clean script", words or (f"exit code {code}" if code else ""))
     for configuration in sorted((host / "etc" / "rendered").glob("*.toml")) if bin_dir else []:
         code, words = said(
             f"{bin_dir}/io-guardian", "serve", "--check-config", "--config", str(configuration), "--psk-file", "/psk"
@@ -175,10 +165,11 @@ def main() -> int:
     tests = Tests()
     wrong = render.stale()
     tests.report("checks/units is current", "\n".join([*wrong, f"remedy: {render.COMMAND}"] if wrong else []))
-    if (render.UNITS / render.MANIFEST).exists():
-        hosts = json.loads((render.UNITS / render.MANIFEST).read_text())["hosts"]
-        for name, data in hosts.items():
-            check_host(tests, render.UNITS / name, data["others"], options.bin_dir)
+    for name, data in render.hosts().items():
+        check_host(tests, render.UNITS / name, data["others"], options.bin_dir)
+    for program, package in (("systemd-analyze", "systemd"), ("shellcheck", "shellcheck")):
+        if not shutil.which(program):
+            tests.ignore(f"what {program} says", f"it is not installed: apt-get install {package}")
     return tests.end()
 
 

@@ -188,8 +188,8 @@ class Strangers(unittest.IsolatedAsyncioTestCase):
         theirs.close()
         try:
             loop = asyncio.get_running_loop()
-            heard = loop.create_future()
-            loop.add_reader(ours.fileno(), lambda: heard.done() or heard.set_result(None))
+            heard: asyncio.Future[None] = loop.create_future()
+            loop.add_reader(ours.fileno(), lambda: None if heard.done() else heard.set_result(None))
             try:
                 async with asyncio.timeout(150):
                     await heard

@@ -45,7 +45,7 @@ in
 
   "a key in the store" = wrong {
     imports = [ x ];
-    server.database.pskFile = "/nix/store/00000000000000000000000000000000-psk";
+    server.database.pskFile = "${builtins.storeDir}/00000000000000000000000000000000-psk";
   } "absolute path, as text, outside of the Nix store (which everyone can read)";
   "a key that would be copied to the store" = wrong {
     imports = [ x ];

@@ -34,10 +34,11 @@ def main() -> int:
             typed, plain = Path(folder) / scenario.name, Path(folder) / f"plain-{scenario.name}"
             typed.write_text(together(scenario, header=True))
             plain.write_text(together(scenario, header=False))
-            for command, environment in (
+            commands: list[tuple[list[str], dict[str, str]]] = [
                 (["mypy", "--strict", "--no-error-summary", "--cache-dir", f"{folder}/cache", str(typed)], {}),
                 (["pyflakes", str(plain)], {"PYFLAKES_BUILTINS": ",".join(GIVEN)}),
-            ):
+            ]
+            for command, environment in commands:
                 done = subprocess.run(
                     [sys.executable, "-m", *command],
                     env={"PATH": "/usr/local/bin:/usr/bin:/bin", **environment},

@@ -122,7 +122,7 @@ class Case(unittest.IsolatedAsyncioTestCase):
         return peer
 
     def later(self, work: Any) -> asyncio.Task[Any]:
-        task = asyncio.ensure_future(work)
+        task: asyncio.Task[Any] = asyncio.ensure_future(work)
         self._tasks.append(task)
         return task
 
@@ -171,7 +171,7 @@ class Case(unittest.IsolatedAsyncioTestCase):
         return {unit["name"]: unit["state"] for unit in answer["units"]}
 
     def report(self, answer: dict[str, Any], name: str) -> dict[str, Any]:
-        found = [unit for unit in answer["units"] if unit["name"] == name]
+        found: list[dict[str, Any]] = [unit for unit in answer["units"] if unit["name"] == name]
         self.assertEqual(len(found), 1, f"{name} should be named once in {answer['units']}")
         return found[0]
 

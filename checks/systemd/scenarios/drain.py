@@ -221,7 +221,7 @@ class Drain(Case):
         self.apps(2)
         peer = await self.ready()
         # Masked at run time while it runs, as administrators do.
-        self.host.run(f"mv /etc/systemd/system/app-1.service /root; systemctl mask --runtime app-1.service; systemctl daemon-reload")
+        self.host.run("mv /etc/systemd/system/app-1.service /root; systemctl mask --runtime app-1.service; systemctl daemon-reload")
         answer = await peer.ask("drain")
         self.ok(answer)
         self.nothing_left()

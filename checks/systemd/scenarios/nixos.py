@@ -10,6 +10,7 @@ import asyncio
 import os
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 
 from harness import KEY
@@ -128,9 +129,12 @@ class Nixos(Case):
     def open_postgresql(self) -> None:
         self.host.put("/run/t/postgresql", "")
 
+    def is_active(self, unit: str) -> bool:
+        return self.host.state(unit) == "active"
+
     async def up(self, *units: str) -> None:
         for unit in (*(units or ("myapp.service",)), COORDINATOR):
-            await self.until(lambda unit=unit: self.host.state(unit) == "active", f"{unit} to be active", PATIENCE)  # type: ignore[misc]
+            await self.until(partial(self.is_active, unit), f"{unit} to be active", PATIENCE)
 
     def monotonic(self, unit: str, what: str) -> int:
         name = f"{what}TimestampMonotonic"

@@ -305,7 +305,13 @@ in
     })) { };
     services.openssh.enable = opt types.bool false;
     system = {
-      activationScripts = opt (types.attrsOf types.anything) { };
+      activationScripts = opt (types.attrsOf (types.either types.str (types.submodule {
+        options = {
+          deps = list types.str;
+          text = lines;
+          supportsDryActivation = opt types.bool false;
+        };
+      }))) { };
       stateVersion = opt types.str "26.05";
       build = opt (types.attrsOf types.unspecified) { };
     };
