@@ -33,7 +33,9 @@
           config.server.database = {
             package = lib.mkDefault self.packages.${pkgs.stdenv.hostPlatform.system}.default;
           }
-          // lib.genAttrs defaults (_: { enable = lib.mkDefault false; });
+          // lib.genAttrs defaults (_: {
+            enable = lib.mkDefault false;
+          });
         };
       hosts = import ./hosts {
         inherit lib sops-nix;

@@ -17,25 +17,26 @@ rec {
   # The guardians that `primary` has to tell, beside its own, as the coordinator's --hosts wants them: "app1:9876".
   clients =
     primary: nixosConfigurations:
-    lib.mapAttrsToList (
-      _: member:
-      let
-        inherit (member.guardian) address port;
-      in
-      "${if lib.hasInfix ":" address then "[${address}]" else address}:${toString port}"
-    ) (
-      lib.filterAttrs (_: member: member.guardian.enable) (
-        removeAttrs (members primary nixosConfigurations) [ primary ]
+    lib.mapAttrsToList
+      (
+        _: member:
+        let
+          inherit (member.guardian) address port;
+        in
+        "${if lib.hasInfix ":" address then "[${address}]" else address}:${toString port}"
       )
-    );
+      (
+        lib.filterAttrs (_: member: member.guardian.enable) (
+          removeAttrs (members primary nixosConfigurations) [ primary ]
+        )
+      );
 
   # All declarations of one kind ("postgres" or "redis") of the other hosts: [ { host; name; value; } ].
   declarations =
     kind: primary: nixosConfigurations:
     lib.concatLists (
       lib.mapAttrsToList (
-        host: member:
-        lib.mapAttrsToList (name: value: { inherit host name value; }) member.${kind}
+        host: member: lib.mapAttrsToList (name: value: { inherit host name value; }) member.${kind}
       ) (removeAttrs (members primary nixosConfigurations) [ primary ])
     );
 }

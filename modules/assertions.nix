@@ -18,17 +18,26 @@ let
   # Other hosts of the fleet whose guardians take longer than we listen.
   members = fleet.members primary coordinator.fleet;
   late = lib.filterAttrs (
-    _: member: member.guardian.enable && seconds member.guardian.commandTimeout >= seconds coordinator.timeout
+    _: member:
+    member.guardian.enable && seconds member.guardian.commandTimeout >= seconds coordinator.timeout
   ) (removeAttrs members [ host ]);
 
   # What other hosts wait for, and would never get.
-  waiting = kind: lib.filterAttrs (_: member: member.hasDependents && member.wait.${kind}.enable) (
-    removeAttrs members [ host ]
-  );
+  waiting =
+    kind:
+    lib.filterAttrs (_: member: member.hasDependents && member.wait.${kind}.enable) (
+      removeAttrs members [ host ]
+    );
   # Only where they ask this host, and not a server of their own choice.
-  asks = kind: member: member.${kind} == { } || lib.any (db: db.host == member.host) (lib.attrValues member.${kind});
+  asks =
+    kind: member:
+    member.${kind} == { } || lib.any (db: db.host == member.host) (lib.attrValues member.${kind});
   hasRedis = lib.any (server: server.enable) (lib.attrValues config.services.redis.servers);
-  missing = kind: has: lib.optionals (coordinator.enable && !has) (lib.attrNames (lib.filterAttrs (_: asks kind) (waiting kind)));
+  missing =
+    kind: has:
+    lib.optionals (coordinator.enable && !has) (
+      lib.attrNames (lib.filterAttrs (_: asks kind) (waiting kind))
+    );
   redisHasPassword =
     let
       server = config.services.redis.servers."" or { };
@@ -36,7 +45,9 @@ let
     (server.requirePassFile or null) != null || (server.requirePass or null) != null;
   withoutPassword = lib.optionals (coordinator.enable && redisHasPassword) (
     lib.attrNames (
-      lib.filterAttrs (_: member: asks "redis" member && member.wait.redis.passwordFile == null) (waiting "redis")
+      lib.filterAttrs (_: member: asks "redis" member && member.wait.redis.passwordFile == null) (
+        waiting "redis"
+      )
     )
   );
 
@@ -56,7 +67,9 @@ let
         stop = stopTimeout (base unit);
       in
       (lib.isInt stop && stop >= seconds guardian.commandTimeout)
-      || (lib.isString stop && ours.duration.check stop && seconds stop >= seconds guardian.commandTimeout)
+      || (
+        lib.isString stop && ours.duration.check stop && seconds stop >= seconds guardian.commandTimeout
+      )
     )
   ) cfg.dependents;
 
@@ -89,7 +102,8 @@ let
   );
   taken = map (d: d.value.database_id) numbered ++ lib.attrValues cfg.redisDatabaseIds;
   free = lib.subtractLists taken (lib.range 0 15);
-  nextFree = if free == [ ] then "no number is free: Redis has 16" else "${toString (lib.head free)} is free";
+  nextFree =
+    if free == [ ] then "no number is free: Redis has 16" else "${toString (lib.head free)} is free";
   show = v: if v == null then "null" else toString v;
 in
 {
@@ -120,13 +134,17 @@ in
         message = "The coordinator on ${host} has nobody to tell: set server.database.coordinator.fleet = self.nixosConfigurations; or server.database.coordinator.hosts.";
       }
       {
-        assertion = !guardian.enable || !coordinator.enable || seconds guardian.commandTimeout < seconds coordinator.timeout;
+        assertion =
+          !guardian.enable
+          || !coordinator.enable
+          || seconds guardian.commandTimeout < seconds coordinator.timeout;
         message = "A guardian must answer before the coordinator stops listening: server.database.guardian.commandTimeout (${guardian.commandTimeout}) must be shorter than server.database.coordinator.timeout (${coordinator.timeout}).";
       }
       {
         assertion =
           !coordinator.enable
-          || seconds coordinator.timeout + seconds coordinator.drainRetryFor < seconds coordinator.stopTimeout;
+          ||
+            seconds coordinator.timeout + seconds coordinator.drainRetryFor < seconds coordinator.stopTimeout;
         message = "A drain must be over before systemd ends it: server.database.coordinator.timeout (${coordinator.timeout}) and drainRetryFor (${coordinator.drainRetryFor}) together must be shorter than stopTimeout (${coordinator.stopTimeout}).";
       }
       {
@@ -146,7 +164,8 @@ in
         message = "${host} has dependents and nothing to wait for: enable server.database.wait.postgres or server.database.wait.redis.";
       }
       {
-        assertion = !provision.enable || provision.declared.postgres == [ ] || config.services.postgresql.enable;
+        assertion =
+          !provision.enable || provision.declared.postgres == [ ] || config.services.postgresql.enable;
         message = "PostgreSQL databases are declared (${
           lib.concatMapStringsSep ", " (d: "${d.name} by ${d.host}") provision.declared.postgres
         }), and ${host}, their primary, has no PostgreSQL: set services.postgresql.enable = true; or server.database.provision.enable = false;";
@@ -160,7 +179,9 @@ in
     ]
     ++ map (name: {
       assertion = false;
-      message = "A guardian must answer before the coordinator stops listening: server.database.guardian.commandTimeout (${members.${name}.guardian.commandTimeout}) of ${name} must be shorter than server.database.coordinator.timeout (${coordinator.timeout}) of ${host}.";
+      message = "A guardian must answer before the coordinator stops listening: server.database.guardian.commandTimeout (${
+        members.${name}.guardian.commandTimeout
+      }) of ${name} must be shorter than server.database.coordinator.timeout (${coordinator.timeout}) of ${host}.";
     }) (lib.optionals coordinator.enable (lib.attrNames late))
     ++ map (name: {
       assertion = false;
@@ -194,17 +215,17 @@ in
     warnings =
       lib.optional (guardian.enable && guardian.openFirewall && config.server.network.subnets == [ ])
         "server.network.subnets is empty: the firewall of ${host} lets no coordinator in on port ${toString guardian.port}. Name the fleet's networks, or set server.database.guardian.openFirewall = false;"
-      ++ lib.optional (unknown != [ ])
-        "server.database.dependentServices names ${lib.concatStringsSep ", " unknown}, which no systemd.services of ${host} defines. Correct the name, unless a package brings the unit."
+      ++
+        lib.optional (unknown != [ ])
+          "server.database.dependentServices names ${lib.concatStringsSep ", " unknown}, which no systemd.services of ${host} defines. Correct the name, unless a package brings the unit."
       ++
         lib.optional (cfg.hasDependents && cfg.dependents == [ ])
           "${host} declares databases (${
             lib.concatStringsSep ", " (lib.unique (lib.attrNames cfg.postgres ++ lib.attrNames cfg.redis))
           }), and no systemd.services has such a name: nothing is drained here. Name what uses them in server.database.dependentServices."
-      ++
-        lib.optional
-          (!coordinator.enable && options.server.database.coordinator.hosts.highestPrio < 1000)
-          "server.database.coordinator.hosts has no effect on ${host}: its coordinator is not enabled."
+      ++ lib.optional (
+        !coordinator.enable && options.server.database.coordinator.hosts.highestPrio < 1000
+      ) "server.database.coordinator.hosts has no effect on ${host}: its coordinator is not enabled."
       ++
         lib.optional (cfg.isPrimary && coordinator.hosts == [ ] && !coordinator.enable)
           "${host} is the primary and tells nobody: set server.database.coordinator.fleet = self.nixosConfigurations; or server.database.coordinator.hosts.";

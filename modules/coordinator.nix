@@ -2,7 +2,6 @@
 {
   config,
   lib,
-  pkgs,
   utils,
   ...
 }:
@@ -27,7 +26,9 @@ let
       "localhost:${toString server.port}"
     ]) (lib.filter (server: server.port != 0) (lib.attrValues redisServers));
 
-  credentials = lib.optional (redisServers != { } && cfg.wait.redis.passwordFile != null) "redis:${cfg.wait.redis.passwordFile}";
+  credentials = lib.optional (
+    redisServers != { } && cfg.wait.redis.passwordFile != null
+  ) "redis:${cfg.wait.redis.passwordFile}";
   # %d is systemd's: it must not be escaped.
   wait =
     utils.escapeSystemdExecArgs (
@@ -79,7 +80,9 @@ in
     hosts = mkOption {
       type = types.listOf types.str;
       default =
-        lib.optionals (config.server.ioPrimaryHost != null) (fleet.clients config.server.ioPrimaryHost coordinator.fleet)
+        lib.optionals (config.server.ioPrimaryHost != null) (
+          fleet.clients config.server.ioPrimaryHost coordinator.fleet
+        )
         ++ lib.optional (cfg.isPrimary && cfg.guardian.enable) "localhost:${toString cfg.guardian.port}";
       defaultText = lib.literalMD "the hosts of `fleet` that name this one as their primary, and this one if it has dependents";
       example = [
@@ -92,8 +95,7 @@ in
     units = mkOption {
       type = types.listOf types.str;
       default =
-        lib.optional postgresql.enable "postgresql.service"
-        ++ map redisUnit (lib.attrNames redisServers);
+        lib.optional postgresql.enable "postgresql.service" ++ map redisUnit (lib.attrNames redisServers);
       defaultText = lib.literalMD "PostgreSQL's and Redis' services of this host";
       description = "The databases' units: before one of them stops, the fleet is drained; when they are up and answer, it is undrained.";
     };
@@ -150,28 +152,28 @@ in
       restartIfChanged = false;
       startLimitIntervalSec = 0;
       serviceConfig = import ./hardening.nix // {
-          Type = "oneshot";
-          RemainAfterExit = true;
-          # A database that runs and does not answer is none: nobody is told to use it.
-          ExecStartPre = lib.optional (endpoints != [ ]) wait;
-          ExecStart = tell "undrain" coordinator.undrainRetryFor;
-          # Not ExecStop=: systemd leaves that out when the start is not over yet.
-          ExecStopPost = tell "drain" coordinator.drainRetryFor;
-          LoadCredential = credentials;
-          User = "io-coordinator";
-          Group = "io-coordinator";
-          StateDirectory = "io-coordinator";
-          TimeoutStopSec = coordinator.stopTimeout;
-          Restart = "on-failure";
-          RestartSec = "10s";
-          RestartPreventExitStatus = "64 78";
-          # It tells hosts over TCP, and asks for their addresses.
-          RestrictAddressFamilies = [
-            "AF_UNIX"
-            "AF_INET"
-            "AF_INET6"
-          ];
-        };
+        Type = "oneshot";
+        RemainAfterExit = true;
+        # A database that runs and does not answer is none: nobody is told to use it.
+        ExecStartPre = lib.optional (endpoints != [ ]) wait;
+        ExecStart = tell "undrain" coordinator.undrainRetryFor;
+        # Not ExecStop=: systemd leaves that out when the start is not over yet.
+        ExecStopPost = tell "drain" coordinator.drainRetryFor;
+        LoadCredential = credentials;
+        User = "io-coordinator";
+        Group = "io-coordinator";
+        StateDirectory = "io-coordinator";
+        TimeoutStopSec = coordinator.stopTimeout;
+        Restart = "on-failure";
+        RestartSec = "10s";
+        RestartPreventExitStatus = "64 78";
+        # It tells hosts over TCP, and asks for their addresses.
+        RestrictAddressFamilies = [
+          "AF_UNIX"
+          "AF_INET"
+          "AF_INET6"
+        ];
+      };
     };
   };
 }

@@ -121,7 +121,8 @@ in
       isPrimary = mkOption {
         type = types.bool;
         readOnly = true;
-        default = config.server.ioPrimaryHost != null && config.networking.hostName == config.server.ioPrimaryHost;
+        default =
+          config.server.ioPrimaryHost != null && config.networking.hostName == config.server.ioPrimaryHost;
         defaultText = lib.literalExpression "config.networking.hostName == config.server.ioPrimaryHost";
         description = "Whether this host is the primary.";
       };

@@ -48,10 +48,14 @@ let
 
   isService = unit: suffixOf unit == "service";
   # Started by its socket, timer or path, and by nothing else.
-  isActivated = unit: isService unit && lib.any (other: base other == base unit) (activators ++ lib.filter (u: !isService u) listed);
+  isActivated =
+    unit:
+    isService unit
+    && lib.any (other: base other == base unit) (activators ++ lib.filter (u: !isService u) listed);
   isOneshot =
     unit:
-    isService unit && (config.systemd.services.${base unit}.serviceConfig.Type or "simple") == "oneshot";
+    isService unit
+    && (config.systemd.services.${base unit}.serviceConfig.Type or "simple") == "oneshot";
   pulled = lib.filter (unit: !isActivated unit) all;
   # Whatever ended is started again as long as the databases are online. Not what is meant to end.
   upheld = lib.filter (unit: isService unit && !isOneshot unit) pulled;
@@ -109,7 +113,9 @@ in
         default = declared != [ ] || cfg.dependentServices != [ ];
       };
     };
-    systemd = lib.genAttrs [ "services" "sockets" "timers" "paths" ] (kind: mkOption { type = onlyByTarget kind; });
+    systemd = lib.genAttrs [ "services" "sockets" "timers" "paths" ] (
+      kind: mkOption { type = onlyByTarget kind; }
+    );
   };
 
   config = mkIf cfg.hasDependents {

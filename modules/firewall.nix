@@ -22,7 +22,9 @@ let
   nftables =
     family: networks:
     lib.optionalString (networks != [ ]) ''
-      ${family} saddr { ${lib.concatStringsSep ", " networks} } tcp dport { ${lib.concatMapStringsSep ", " toString ports} } accept
+      ${family} saddr { ${lib.concatStringsSep ", " networks} } tcp dport { ${
+        lib.concatMapStringsSep ", " toString ports
+      } } accept
     '';
 in
 {
@@ -49,6 +51,9 @@ in
         { extraInputRules = nftables "ip" v4 + nftables "ip6" v6; }
       else
         # The chain is emptied before these run again: nothing piles up.
-        { extraCommands = iptables "iptables" v4 + lib.optionalString config.networking.enableIPv6 (iptables "ip6tables" v6); };
+        {
+          extraCommands =
+            iptables "iptables" v4 + lib.optionalString config.networking.enableIPv6 (iptables "ip6tables" v6);
+        };
   };
 }

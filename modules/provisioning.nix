@@ -3,7 +3,6 @@
   config,
   lib,
   options,
-  pkgs,
   ...
 }:
 let
@@ -29,16 +28,13 @@ let
   postgres = byName provision.declared.postgres;
   redis = byName provision.declared.redis;
 
-  sql = lib.concatMapStrings (
-    db:
-    ''
-      \set role ${db.user}
-      \set database ${db.database}
-      \set password `cat "$CREDENTIALS_DIRECTORY/${db.user}"`
-      ALTER ROLE :"role" LOGIN PASSWORD :'password';
-      ALTER DATABASE :"database" OWNER TO :"role";
-    ''
-  ) (lib.attrValues postgres);
+  sql = lib.concatMapStrings (db: ''
+    \set role ${db.user}
+    \set database ${db.database}
+    \set password `cat "$CREDENTIALS_DIRECTORY/${db.user}"`
+    ALTER ROLE :"role" LOGIN PASSWORD :'password';
+    ALTER DATABASE :"database" OWNER TO :"role";
+  '') (lib.attrValues postgres);
   usesRedis = redis != { } && cfg.redisPasswordSecret != null;
 in
 {
@@ -79,7 +75,11 @@ in
     };
     redisPasswordSecret = mkOption {
       type = types.nullOr types.str;
-      default = if cfg.useSops && (cfg.redis != { } || provision.declared.redis != [ ]) then "REDIS/PASSWORD" else null;
+      default =
+        if cfg.useSops && (cfg.redis != { } || provision.declared.redis != [ ]) then
+          "REDIS/PASSWORD"
+        else
+          null;
       defaultText = lib.literalMD "`REDIS/PASSWORD` where Redis and sops-nix are used, otherwise null";
       description = "Name of the sops secret that holds Redis' password. null: Redis has none, or `wait.redis.passwordFile` says where it is.";
     };
@@ -89,7 +89,9 @@ in
     (mkIf (provision.enable && postgres != { }) {
       services.postgresql = {
         ensureDatabases = lib.unique (map (db: db.database) (lib.attrValues postgres));
-        ensureUsers = map (name: { inherit name; }) (lib.unique (map (db: db.user) (lib.attrValues postgres)));
+        ensureUsers = map (name: { inherit name; }) (
+          lib.unique (map (db: db.user) (lib.attrValues postgres))
+        );
         enableTCPIP = lib.mkDefault true;
         authentication = lib.concatMapStrings (
           db:
@@ -120,7 +122,9 @@ in
           Type = "oneshot";
           RemainAfterExit = true;
           User = "postgres";
-          LoadCredential = map (db: "${db.user}:${config.sops.secrets.${db.password.secret}.path}") (lib.attrValues postgres);
+          LoadCredential = map (db: "${db.user}:${config.sops.secrets.${db.password.secret}.path}") (
+            lib.attrValues postgres
+          );
           # The server's socket, and nothing else.
           RestrictAddressFamilies = [ "AF_UNIX" ];
           PrivateNetwork = true;
@@ -130,7 +134,9 @@ in
     (mkIf (provision.enable && redis != { }) {
       services.redis.servers."" = {
         bind = lib.mkDefault null;
-        requirePassFile = mkIf usesRedis (lib.mkDefault config.sops.secrets.${cfg.redisPasswordSecret}.path);
+        requirePassFile = mkIf usesRedis (
+          lib.mkDefault config.sops.secrets.${cfg.redisPasswordSecret}.path
+        );
       };
     })
     (lib.optionalAttrs (options ? sops) {

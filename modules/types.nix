@@ -21,16 +21,15 @@ rec {
   };
   seconds =
     value:
-    lib.foldl' (
-      sum: p: sum + lib.toInt (lib.elemAt p 0) * units.${lib.elemAt p 1}
-    ) 0 (parts value);
+    lib.foldl' (sum: p: sum + lib.toInt (lib.elemAt p 0) * units.${lib.elemAt p 1}) 0 (parts value);
 
   # What lies in the store can be read by everyone on the host, and by whoever gets a copy of it.
   secretPath = lib.mkOptionType {
     name = "secretPath";
     description = "absolute path, as text, outside of the Nix store (which everyone can read)";
     descriptionClass = "noun";
-    check = value: lib.isString value && lib.hasPrefix "/" value && !lib.hasPrefix builtins.storeDir value;
+    check =
+      value: lib.isString value && lib.hasPrefix "/" value && !lib.hasPrefix builtins.storeDir value;
     merge = lib.mergeEqualOption;
   };
 

@@ -12,7 +12,12 @@ let
   wait = cfg.wait;
   none = cfg.postgres == { } && cfg.redis == { };
 
-  endpoint = db: if lib.hasInfix ":" db.host then "[${db.host}]:${toString db.port}" else "${db.host}:${toString db.port}";
+  endpoint =
+    db:
+    if lib.hasInfix ":" db.host then
+      "[${db.host}]:${toString db.port}"
+    else
+      "${db.host}:${toString db.port}";
   endpoints =
     kind: declared: port:
     lib.optionals wait.${kind}.enable (

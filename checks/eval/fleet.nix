@@ -11,19 +11,17 @@ let
 in
 rec {
   # A host of a fleet, and what it says beside that.
-  host =
-    name: settings:
-    [
-      ours
-      {
-        networking.hostName = name;
-        server.ioPrimaryHost = lib.mkDefault "nixio";
-        server.network.subnets = lib.mkDefault [ "192.168.1.0/24" ];
-        sops.age.keyFile = "/var/lib/sops-nix/key.txt";
-        sops.defaultSopsFile = ../../hosts/server/secrets.yaml;
-      }
-      settings
-    ];
+  host = name: settings: [
+    ours
+    {
+      networking.hostName = name;
+      server.ioPrimaryHost = lib.mkDefault "nixio";
+      server.network.subnets = lib.mkDefault [ "192.168.1.0/24" ];
+      sops.age.keyFile = "/var/lib/sops-nix/key.txt";
+      sops.defaultSopsFile = ../../hosts/server/secrets.yaml;
+    }
+    settings
+  ];
   # A service that lives as long as it is let.
   sleep.serviceConfig.ExecStart = "/bin/sleep infinity";
 
@@ -34,7 +32,9 @@ rec {
       hosts = lib.mapAttrs (
         name: s:
         host name s
-        ++ lib.optional (name == "nixio") { server.database.coordinator.fleet = lib.mapAttrs (_: evaluate) hosts; }
+        ++ lib.optional (name == "nixio") {
+          server.database.coordinator.fleet = lib.mapAttrs (_: evaluate) hosts;
+        }
       ) settings;
     in
     hosts;

@@ -39,16 +39,14 @@ let
         "slice"
       ];
       isOurs = unit: lib.elem (lib.head (builtins.match "(.*)\\.[a-z]+" unit)) names;
-      user =
-        name: u:
-        ''u ${name} - "${u.description}" ${u.home}'';
+      user = name: u: ''u ${name} - "${u.description}" ${u.home}'';
       accounts =
         lib.mapAttrsToList (name: _: "g ${name} -") (oursOf config.users.groups options.users.groups)
         ++ lib.mapAttrsToList user (oursOf config.users.users options.users.users)
         ++ lib.concatLists (
-          lib.mapAttrsToList (name: u: map (group: "m ${name} ${group}") (lib.unique ([ u.group ] ++ u.extraGroups))) (
-            oursOf config.users.users options.users.users
-          )
+          lib.mapAttrsToList (
+            name: u: map (group: "m ${name} ${group}") (lib.unique ([ u.group ] ++ u.extraGroups))
+          ) (oursOf config.users.users options.users.users)
         );
       text = lib.concatMapStrings (line: "${line}\n");
     in
@@ -71,7 +69,10 @@ let
         ) systemd.services;
         etc =
           lib.mapAttrs' (
-            _: e: lib.nameValuePair e.target (if e.text != null then { inherit (e) text; } else { source = "${e.source}"; })
+            _: e:
+            lib.nameValuePair e.target (
+              if e.text != null then { inherit (e) text; } else { source = "${e.source}"; }
+            )
           ) (lib.filterAttrs (_: e: e.enable) config.environment.etc)
           // lib.optionalAttrs (config.security.polkit.enable && config.security.polkit.extraConfig != "") {
             "polkit-1/rules.d/10-nixos.rules".text = config.security.polkit.extraConfig;

@@ -13,6 +13,8 @@ map
     readOnly = o.readOnly or false;
   })
   (
-    builtins.filter (o: (o.visible or true) == true && !(o.internal or false) && builtins.match "server\\..*" o.name != null)
-      (seen.lib.optionAttrSetToDocList seen.options)
+    builtins.filter (
+      o:
+      (o.visible or true) == true && !(o.internal or false) && builtins.match "server\\..*" o.name != null
+    ) (seen.lib.optionAttrSetToDocList seen.options)
   )

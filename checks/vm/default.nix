@@ -62,7 +62,8 @@ let
     lib.nameValuePair name (
       pkgs.testers.runNixOSTest {
         inherit name nodes;
-        testScript = builtins.readFile ../scenarios/lib/measure.py + builtins.readFile (../scenarios + "/${file}");
+        testScript =
+          builtins.readFile ../scenarios/lib/measure.py + builtins.readFile (../scenarios + "/${file}");
       }
     );
 in

@@ -23,10 +23,12 @@ let
   inherit (self.nixosConfigurations) app db;
 
   seen = {
-    refused = lib.concatMap (host: map (a: a.message) (lib.filter (a: !a.assertion) host.config.assertions)) [
-      app
-      db
-    ];
+    refused =
+      lib.concatMap (host: map (a: a.message) (lib.filter (a: !a.assertion) host.config.assertions))
+        [
+          app
+          db
+        ];
     warnings = lib.concatMap (host: host.config.warnings) [
       app
       db

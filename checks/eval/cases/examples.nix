@@ -58,11 +58,14 @@ in
       config = config: [
         {
           name = "the wait asks both databases of the primary, and does not give up";
-          ok = lib.all (part: lib.hasInfix part config.systemd.services.wait-for-io-databases.serviceConfig.ExecStart) [
-            ''"--postgres" "nixio:5432"''
-            ''"--redis" "nixio:6379"''
-            ''"--attempts" "unlimited"''
-          ];
+          ok =
+            lib.all
+              (part: lib.hasInfix part config.systemd.services.wait-for-io-databases.serviceConfig.ExecStart)
+              [
+                ''"--postgres" "nixio:5432"''
+                ''"--redis" "nixio:6379"''
+                ''"--attempts" "unlimited"''
+              ];
           seen = config.systemd.services.wait-for-io-databases.serviceConfig.ExecStart;
         }
         {
@@ -144,11 +147,19 @@ in
       config = config: [
         {
           name = "only what answers is announced";
-          ok = lib.all (part: lib.hasInfix part (toString config.systemd.services.io-database-coordinator.serviceConfig.ExecStartPre)) [
-            ''"--postgres" "localhost:5432"''
-            ''"--redis" "localhost:6379"''
-            " --redis-password-file %d/redis"
-          ];
+          ok =
+            lib.all
+              (
+                part:
+                lib.hasInfix part (
+                  toString config.systemd.services.io-database-coordinator.serviceConfig.ExecStartPre
+                )
+              )
+              [
+                ''"--postgres" "localhost:5432"''
+                ''"--redis" "localhost:6379"''
+                " --redis-password-file %d/redis"
+              ];
         }
         {
           name = "undrain on start, drain on stop";

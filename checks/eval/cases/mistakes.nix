@@ -51,11 +51,26 @@ in
     imports = [ x ];
     server.database.pskFile = ../../../hosts/server/test-age-key.txt;
   } "absolute path, as text, outside of the Nix store (which everyone can read)";
-  "a subnet that is none" = wrong { imports = [ x ]; server.network.subnets = [ "192.168.1" ]; } "IPv4 or IPv6 network, like `192.168.1.0/24` or `fd00::/8`";
-  "a time without a unit" = wrong { imports = [ x ]; server.database.wait.interval = "5"; } "duration with a unit, like `5s`, `2m` or `1m 30s`";
-  "a port that is none" = wrong { imports = [ x ]; server.database.guardian.port = 70000; } "server.database.guardian.port";
-  "an option that does not exist" = wrong { imports = [ x ]; server.database.dependentService = [ "x" ]; } "server.database.dependentService' does not exist";
-  "a Redis number that Redis does not have" = wrong { imports = [ x ]; server.database.redis.x.database_id = 16; } "database_id";
+  "a subnet that is none" = wrong {
+    imports = [ x ];
+    server.network.subnets = [ "192.168.1" ];
+  } "IPv4 or IPv6 network, like `192.168.1.0/24` or `fd00::/8`";
+  "a time without a unit" = wrong {
+    imports = [ x ];
+    server.database.wait.interval = "5";
+  } "duration with a unit, like `5s`, `2m` or `1m 30s`";
+  "a port that is none" = wrong {
+    imports = [ x ];
+    server.database.guardian.port = 70000;
+  } "server.database.guardian.port";
+  "an option that does not exist" = wrong {
+    imports = [ x ];
+    server.database.dependentService = [ "x" ];
+  } "server.database.dependentService' does not exist";
+  "a Redis number that Redis does not have" = wrong {
+    imports = [ x ];
+    server.database.redis.x.database_id = 16;
+  } "database_id";
 
   "a coordinator on another host" =
     fails
@@ -78,7 +93,7 @@ in
       server.database.coordinator.hosts = [ "app1" ];
     };
     expect.assertions = [
-    "The coordinator on nixio has no database to follow: enable services.postgresql or services.redis.servers, or name their units with server.database.coordinator.units."
+      "The coordinator on nixio has no database to follow: enable services.postgresql or services.redis.servers, or name their units with server.database.coordinator.units."
     ];
   };
   "a coordinator with nobody to tell" = {
@@ -189,9 +204,11 @@ in
         "Redis databases are declared (a by app1), and nixio, their primary, has no Redis: set services.redis.servers.\"\".enable = true; or server.database.provision.enable = false;"
         "app1 waits for Redis, and nixio, its primary, has none: its services would never start. Set services.redis.servers.\"\".enable = true; here, or server.database.wait.redis.enable = false; on app1."
       ];
-  "a host that waits for a Redis that is not there" = onPrimary { nixio.services.postgresql.enable = true; } [
-    "app1 waits for Redis, and nixio, its primary, has none: its services would never start. Set services.redis.servers.\"\".enable = true; here, or server.database.wait.redis.enable = false; on app1."
-  ];
+  "a host that waits for a Redis that is not there" =
+    onPrimary { nixio.services.postgresql.enable = true; }
+      [
+        "app1 waits for Redis, and nixio, its primary, has none: its services would never start. Set services.redis.servers.\"\".enable = true; here, or server.database.wait.redis.enable = false; on app1."
+      ];
   "a host that waits for a PostgreSQL that is not there" =
     onPrimary { nixio.services.redis.servers."".enable = true; }
       [

@@ -215,12 +215,13 @@ in
   };
 
   "without a coordinator, the guardian alone" = {
-    modules = host "nixio" {
-      server.database.coordinator.enable = false;
-      server.database.dependentServices = [ "x" ];
-      systemd.services.x = sleep;
-    }
-    ++ [ databases ];
+    modules =
+      host "nixio" {
+        server.database.coordinator.enable = false;
+        server.database.dependentServices = [ "x" ];
+        systemd.services.x = sleep;
+      }
+      ++ [ databases ];
     expect = {
       units."io-database-coordinator.service" = null;
       units."io-guardian.service".has = [ "Type=notify" ];
@@ -322,11 +323,15 @@ in
         };
       }).nixio;
     expect = {
-      units."io-database-coordinator.service".has = [ "BindsTo=postgresql.service redis-local.service redis-queue.service" ];
+      units."io-database-coordinator.service".has = [
+        "BindsTo=postgresql.service redis-local.service redis-queue.service"
+      ];
       config = config: [
         {
           name = "a server without a port is not asked";
-          ok = lib.hasInfix ''"--redis" "localhost:6380" "--attempts"'' (toString config.systemd.services.io-database-coordinator.serviceConfig.ExecStartPre);
+          ok = lib.hasInfix ''"--redis" "localhost:6380" "--attempts"'' (
+            toString config.systemd.services.io-database-coordinator.serviceConfig.ExecStartPre
+          );
         }
       ];
     };

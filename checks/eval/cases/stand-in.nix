@@ -2,8 +2,9 @@
 { lib, ... }:
 let
   inherit (lib) mkOption types;
-  servicesWith =
-    module: { options.systemd.services = mkOption { type = types.attrsOf (types.submodule module); }; };
+  servicesWith = module: {
+    options.systemd.services = mkOption { type = types.attrsOf (types.submodule module); };
+  };
   value = name: wanted: seen: {
     inherit name seen;
     ok = seen == wanted;
@@ -251,13 +252,14 @@ in
           ])
         ]
       )
-      (value "mapAttrs'" { b2 = 1; } (
-        lib.mapAttrs' (n: v: lib.nameValuePair "${n}2" (v - 1)) { b = 2; }
-      ))
-      (value "versionAtLeast" [ true false ] [
-        (lib.versionAtLeast "2.10" "2.9")
-        (lib.versionAtLeast "2.8" "2.9")
-      ])
+      (value "mapAttrs'" { b2 = 1; } (lib.mapAttrs' (n: v: lib.nameValuePair "${n}2" (v - 1)) { b = 2; }))
+      (value "versionAtLeast"
+        [ true false ]
+        [
+          (lib.versionAtLeast "2.10" "2.9")
+          (lib.versionAtLeast "2.8" "2.9")
+        ]
+      )
       (value "toINI" "[a]\nb=1\nc=true\n" (
         lib.generators.toINI { } {
           a = {
@@ -274,38 +276,40 @@ in
     expect.config =
       _:
       let
-        docs = lib.optionAttrSetToDocList (lib.evalModules {
-          modules = [
-            {
-              options.a = mkOption {
-                type = types.attrsOf (
-                  types.submodule (
-                    { name, ... }:
-                    {
-                      options.b = mkOption {
-                        type = types.str;
-                        default = name;
-                        defaultText = lib.literalMD "the name";
-                        example = "x\"y";
-                        description = "Text.";
-                      };
-                    }
-                  )
-                );
-                default = { };
-                example = {
-                  one.b = "two";
-                  three = [
-                    1
-                    true
-                    null
-                  ];
-                };
-                description = "Things.";
-              };
-            }
-          ];
-        }).options;
+        docs =
+          lib.optionAttrSetToDocList
+            (lib.evalModules {
+              modules = [
+                {
+                  options.a = mkOption {
+                    type = types.attrsOf (
+                      types.submodule (
+                        { name, ... }:
+                        {
+                          options.b = mkOption {
+                            type = types.str;
+                            default = name;
+                            defaultText = lib.literalMD "the name";
+                            example = "x\"y";
+                            description = "Text.";
+                          };
+                        }
+                      )
+                    );
+                    default = { };
+                    example = {
+                      one.b = "two";
+                      three = [
+                        1
+                        true
+                        null
+                      ];
+                    };
+                    description = "Things.";
+                  };
+                }
+              ];
+            }).options;
         doc = name: lib.findFirst (d: d.name == name) null docs;
         part =
           name:

@@ -4,39 +4,88 @@
 #
 # What NixOS declares and this does not is an error ("The option `x' does not exist"): whoever starts to use more of
 # NixOS adds its slice here.
-{ config, lib, pkgs, ... }:
+{
+  config,
+  lib,
+  pkgs,
+  ...
+}:
 let
-  inherit (lib) mkIf mkMerge mkOption mkEnableOption types;
+  inherit (lib)
+    mkIf
+    mkMerge
+    mkOption
+    mkEnableOption
+    types
+    ;
 
   opt = type: default: mkOption { inherit type default; };
   list = t: opt (types.listOf t) [ ];
   lines = opt types.lines "";
 
   # "postgresql" without a suffix is an error in NixOS, too.
-  unitName = types.strMatching
-    "[a-zA-Z0-9@%:_.\\-]+[.](service|socket|device|mount|automount|swap|target|path|timer|scope|slice)";
+  unitName = types.strMatching "[a-zA-Z0-9@%:_.\\-]+[.](service|socket|device|mount|automount|swap|target|path|timer|scope|slice)";
   # One list among the definitions makes a list of all; else they must be equal.
   unitOption = lib.mkOptionType {
     name = "systemd option";
-    merge = loc: defs:
-      let vs = map (d: d.value) defs; in
-      if builtins.any builtins.isList vs then lib.concatMap lib.toList vs
-      else if builtins.all (v: v == builtins.head vs) vs then builtins.head vs
-      else throw "The option `${builtins.concatStringsSep "." loc}' has conflicting definition values";
+    merge =
+      loc: defs:
+      let
+        vs = map (d: d.value) defs;
+      in
+      if builtins.any builtins.isList vs then
+        lib.concatMap lib.toList vs
+      else if builtins.all (v: v == builtins.head vs) vs then
+        builtins.head vs
+      else
+        throw "The option `${builtins.concatStringsSep "." loc}' has conflicting definition values";
   };
-  oneOf = name: values: v: !(v ? ${name}) || builtins.elem (v.${name}.content or v.${name}) values
+  oneOf =
+    name: values: v:
+    !(v ? ${name})
+    || builtins.elem (v.${name}.content or v.${name}) values
     || builtins.trace "Systemd service field `${name}' cannot have value `${toString v.${name}}'" false;
-  checkService = v:
-    oneOf "Type" [ "exec" "simple" "forking" "oneshot" "dbus" "notify" "notify-reload" "idle" ] v
+  checkService =
+    v:
+    oneOf "Type" [
+      "exec"
+      "simple"
+      "forking"
+      "oneshot"
+      "dbus"
+      "notify"
+      "notify-reload"
+      "idle"
+    ] v
     && oneOf "Restart" [ "no" "on-success" "on-failure" "on-abnormal" "on-abort" "always" ] v;
 
-  dependencies = [ "requires" "wants" "upholds" "after" "before" "bindsTo" "partOf" "conflicts" "requisite" "onFailure" "onSuccess" ];
-  installs = [ "wantedBy" "requiredBy" "upheldBy" "aliases" ];
+  dependencies = [
+    "requires"
+    "wants"
+    "upholds"
+    "after"
+    "before"
+    "bindsTo"
+    "partOf"
+    "conflicts"
+    "requisite"
+    "onFailure"
+    "onSuccess"
+  ];
+  installs = [
+    "wantedBy"
+    "requiredBy"
+    "upheldBy"
+    "aliases"
+  ];
 
   commonUnit = { config, options, ... }: {
     options = lib.genAttrs (dependencies ++ installs) (_: list unitName) // {
       enable = opt types.bool true;
-      overrideStrategy = opt (types.enum [ "asDropinIfExists" "asDropin" ]) "asDropinIfExists";
+      overrideStrategy = opt (types.enum [
+        "asDropinIfExists"
+        "asDropin"
+      ]) "asDropinIfExists";
       description = opt types.singleLineStr "";
       documentation = list types.str;
       unitConfig = opt (types.attrsOf unitOption) { };
@@ -50,22 +99,44 @@ let
         upper = s: lib.toUpper (builtins.substring 0 1 s) + builtins.substring 1 (-1) s;
         set = builtins.filter (n: config.${n} != [ ]) dependencies;
       in
-      builtins.listToAttrs (map (n: { name = upper n; value = toString config.${n}; }) set)
+      builtins.listToAttrs (
+        map (n: {
+          name = upper n;
+          value = toString config.${n};
+        }) set
+      )
       // lib.optionalAttrs (config.description != "") { Description = config.description; }
-      // lib.optionalAttrs (config.documentation != [ ]) { Documentation = toString config.documentation; }
-      // lib.optionalAttrs options.startLimitBurst.isDefined { StartLimitBurst = toString config.startLimitBurst; }
-      // lib.optionalAttrs options.startLimitIntervalSec.isDefined { StartLimitIntervalSec = toString config.startLimitIntervalSec; };
+      // lib.optionalAttrs (config.documentation != [ ]) {
+        Documentation = toString config.documentation;
+      }
+      // lib.optionalAttrs options.startLimitBurst.isDefined {
+        StartLimitBurst = toString config.startLimitBurst;
+      }
+      // lib.optionalAttrs options.startLimitIntervalSec.isDefined {
+        StartLimitIntervalSec = toString config.startLimitIntervalSec;
+      };
   };
 
   service = { name, config, ... }: {
     imports = [ commonUnit ];
     options = {
-      environment = opt (types.attrsOf (types.nullOr (types.oneOf [ types.str types.path types.package ]))) { };
+      environment = opt (types.attrsOf (
+        types.nullOr (
+          types.oneOf [
+            types.str
+            types.path
+            types.package
+          ]
+        )
+      )) { };
       path = list (types.either types.package types.str);
       serviceConfig = opt (types.addCheck (types.attrsOf unitOption) checkService) { };
       confinement = {
         enable = mkEnableOption "a chroot of the closure";
-        mode = opt (types.enum [ "full-apivfs" "chroot-only" ]) "full-apivfs";
+        mode = opt (types.enum [
+          "full-apivfs"
+          "chroot-only"
+        ]) "full-apivfs";
         packages = list types.unspecified;
       };
       script = lines;
@@ -80,46 +151,82 @@ let
       reloadIfChanged = opt types.bool false;
       stopIfChanged = opt types.bool true;
       notSocketActivated = opt types.bool false;
-      startAt = mkOption { type = types.either types.str (types.listOf types.str); default = [ ]; apply = lib.toList; };
+      startAt = mkOption {
+        type = types.either types.str (types.listOf types.str);
+        default = [ ];
+        apply = lib.toList;
+      };
       # Not in NixOS: the texts behind the paths of generated scripts, for checks to write and to lint.
-      scripts = mkOption { type = types.attrsOf types.str; default = { }; internal = true; };
+      scripts = mkOption {
+        type = types.attrsOf types.str;
+        default = { };
+        internal = true;
+      };
     };
     config =
       let
-        job = field: exec: args: mkIf (config.${field} != "") {
-          scripts."${name}-${args.suffix}" = "#!/usr/bin/env bash\nset -e\n\n${config.${field}}\n";
-          serviceConfig.${exec} = (if args.list or false then lib.singleton else lib.id)
-            "${pkgs.scriptRoot}/unit-script-${name}-${args.suffix}/bin/${name}-${args.suffix}${args.extra or ""}";
-        };
+        job =
+          field: exec: args:
+          mkIf (config.${field} != "") {
+            scripts."${name}-${args.suffix}" = "#!/usr/bin/env bash\nset -e\n\n${config.${field}}\n";
+            serviceConfig.${exec} =
+              (if args.list or false then lib.singleton else lib.id)
+                "${pkgs.scriptRoot}/unit-script-${name}-${args.suffix}/bin/${name}-${args.suffix}${args.extra or ""}";
+          };
       in
       mkMerge [
-        (job "script" "ExecStart" { suffix = "start"; extra = lib.optionalString (config.scriptArgs != "") " ${config.scriptArgs}"; })
-        (job "preStart" "ExecStartPre" { suffix = "pre-start"; list = true; })
-        (job "postStart" "ExecStartPost" { suffix = "post-start"; list = true; })
+        (job "script" "ExecStart" {
+          suffix = "start";
+          extra = lib.optionalString (config.scriptArgs != "") " ${config.scriptArgs}";
+        })
+        (job "preStart" "ExecStartPre" {
+          suffix = "pre-start";
+          list = true;
+        })
+        (job "postStart" "ExecStartPost" {
+          suffix = "post-start";
+          list = true;
+        })
         (job "reload" "ExecReload" { suffix = "reload"; })
         (job "preStop" "ExecStop" { suffix = "pre-stop"; })
         (job "postStop" "ExecStopPost" { suffix = "post-stop"; })
         {
-          environment.PATH = mkIf (config.path != [ ])
-            "${lib.makeBinPath config.path}:${lib.concatMapStringsSep ":" (p: "${p}/sbin") config.path}";
-          path = lib.mkAfter [ pkgs.coreutils pkgs.findutils pkgs.gnugrep pkgs.gnused pkgs.systemd ];
+          environment.PATH =
+            mkIf (config.path != [ ])
+              "${lib.makeBinPath config.path}:${lib.concatMapStringsSep ":" (p: "${p}/sbin") config.path}";
+          path = lib.mkAfter [
+            pkgs.coreutils
+            pkgs.findutils
+            pkgs.gnugrep
+            pkgs.gnused
+            pkgs.systemd
+          ];
         }
       ];
   };
-  unitType = section: types.attrsOf (types.submodule [
-    commonUnit
-    (lib.optionalAttrs (section != null) { options.${section} = opt (types.attrsOf unitOption) { }; })
-  ]);
+  unitType =
+    section:
+    types.attrsOf (
+      types.submodule [
+        commonUnit
+        (lib.optionalAttrs (section != null) { options.${section} = opt (types.attrsOf unitOption) { }; })
+      ]
+    );
 
   # What NixOS modules get as their argument `utils`.
   utils = rec {
-    escapeSystemdExecArg = arg:
+    escapeSystemdExecArg =
+      arg:
       let
         text =
-          if builtins.isPath arg then "${arg}"
-          else if builtins.isString arg || lib.isDerivation arg then "${arg}"
-          else if builtins.isInt arg || builtins.isFloat arg then toString arg
-          else throw "escapeSystemdExecArg only allows strings, paths, numbers and derivations";
+          if builtins.isPath arg then
+            "${arg}"
+          else if builtins.isString arg || lib.isDerivation arg then
+            "${arg}"
+          else if builtins.isInt arg || builtins.isFloat arg then
+            toString arg
+          else
+            throw "escapeSystemdExecArg only allows strings, paths, numbers and derivations";
       in
       builtins.replaceStrings [ "%" "$" ] [ "%%" "$$" ] (builtins.toJSON text);
     escapeSystemdExecArgs = lib.concatMapStringsSep " " escapeSystemdExecArg;
@@ -127,8 +234,16 @@ let
 
   portRange = types.attrsOf types.port;
   ports = {
-    allowedTCPPorts = mkOption { type = types.listOf types.port; default = [ ]; apply = ps: lib.unique (builtins.sort builtins.lessThan ps); };
-    allowedUDPPorts = mkOption { type = types.listOf types.port; default = [ ]; apply = ps: lib.unique (builtins.sort builtins.lessThan ps); };
+    allowedTCPPorts = mkOption {
+      type = types.listOf types.port;
+      default = [ ];
+      apply = ps: lib.unique (builtins.sort builtins.lessThan ps);
+    };
+    allowedUDPPorts = mkOption {
+      type = types.listOf types.port;
+      default = [ ];
+      apply = ps: lib.unique (builtins.sort builtins.lessThan ps);
+    };
     allowedTCPPortRanges = list portRange;
     allowedUDPPortRanges = list portRange;
   };
@@ -138,15 +253,32 @@ let
     options = {
       name = opt types.str name;
       key = opt types.str name;
-      path = opt types.str (if config.neededForUsers then "/run/secrets-for-users/${config.name}" else "/run/secrets/${config.name}");
-      format = opt (types.enum [ "yaml" "json" "binary" "dotenv" "ini" ]) "yaml";
+      path = opt types.str (
+        if config.neededForUsers then
+          "/run/secrets-for-users/${config.name}"
+        else
+          "/run/secrets/${config.name}"
+      );
+      format = opt (types.enum [
+        "yaml"
+        "json"
+        "binary"
+        "dotenv"
+        "ini"
+      ]) "yaml";
       mode = opt types.str "0400";
       owner = opt (types.nullOr types.str) null;
       uid = opt (types.nullOr types.int) 0;
-      group = opt (types.nullOr types.str) (if config.owner != null then cfg.users.users.${config.owner}.group else null);
+      group = opt (types.nullOr types.str) (
+        if config.owner != null then cfg.users.users.${config.owner}.group else null
+      );
       gid = opt (types.nullOr types.int) 0;
       sopsFile = opt types.path cfg.sops.defaultSopsFile;
-      sopsFileHash = mkOption { type = types.str; readOnly = true; default = builtins.hashFile "sha256" config.sopsFile; };
+      sopsFileHash = mkOption {
+        type = types.str;
+        readOnly = true;
+        default = builtins.hashFile "sha256" config.sopsFile;
+      };
       restartUnits = list types.str;
       reloadUnits = list types.str;
       neededForUsers = opt types.bool false;
@@ -201,7 +333,11 @@ in
       nftables.enable = opt types.bool false;
       firewall = ports // {
         enable = opt types.bool true;
-        backend = opt (types.enum [ "iptables" "nftables" "firewalld" ]) (if config.networking.nftables.enable then "nftables" else "iptables");
+        backend = opt (types.enum [
+          "iptables"
+          "nftables"
+          "firewalld"
+        ]) (if config.networking.nftables.enable then "nftables" else "iptables");
         interfaces = opt (types.attrsOf (types.submodule { options = ports; })) { };
         trustedInterfaces = list types.str;
         extraCommands = lines;
@@ -213,38 +349,56 @@ in
     environment = {
       systemPackages = list types.package;
       variables = opt (types.attrsOf types.unspecified) { };
-      etc = opt (types.attrsOf (types.submodule ({ name, ... }: {
-        options = {
-          enable = opt types.bool true;
-          target = opt types.str name;
-          text = opt (types.nullOr types.lines) null;
-          source = mkOption { type = types.path; };
-          mode = opt types.str "symlink";
-          user = opt types.str "+0";
-          group = opt types.str "+0";
-        };
-      }))) { };
+      etc = opt (types.attrsOf (
+        types.submodule (
+          { name, ... }: {
+            options = {
+              enable = opt types.bool true;
+              target = opt types.str name;
+              text = opt (types.nullOr types.lines) null;
+              source = mkOption { type = types.path; };
+              mode = opt types.str "symlink";
+              user = opt types.str "+0";
+              group = opt types.str "+0";
+            };
+          }
+        )
+      )) { };
     };
 
     users = {
-      users = opt (types.attrsOf (types.submodule ({ name, ... }: {
-        options = {
-          name = opt types.str name;
-          description = opt types.str "";
-          isSystemUser = opt types.bool false;
-          isNormalUser = opt types.bool false;
-          uid = opt (types.nullOr types.int) null;
-          group = opt types.str "";
-          extraGroups = list types.str;
-          home = opt types.path "/var/empty";
-          createHome = opt types.bool false;
-          shell = opt (types.nullOr (types.either types.package types.path)) null;
-        };
-      }))) { };
-      groups = opt (types.attrsOf (types.submodule { options = { gid = opt (types.nullOr types.int) null; members = list types.str; }; })) { };
+      users = opt (types.attrsOf (
+        types.submodule (
+          { name, ... }: {
+            options = {
+              name = opt types.str name;
+              description = opt types.str "";
+              isSystemUser = opt types.bool false;
+              isNormalUser = opt types.bool false;
+              uid = opt (types.nullOr types.int) null;
+              group = opt types.str "";
+              extraGroups = list types.str;
+              home = opt types.path "/var/empty";
+              createHome = opt types.bool false;
+              shell = opt (types.nullOr (types.either types.package types.path)) null;
+            };
+          }
+        )
+      )) { };
+      groups = opt (types.attrsOf (
+        types.submodule {
+          options = {
+            gid = opt (types.nullOr types.int) null;
+            members = list types.str;
+          };
+        }
+      )) { };
     };
 
-    security.polkit = { enable = opt types.bool false; extraConfig = lines; };
+    security.polkit = {
+      enable = opt types.bool false;
+      extraConfig = lines;
+    };
 
     sops = {
       secrets = opt (types.attrsOf (types.submodule secret)) { };
@@ -257,7 +411,10 @@ in
         generateKey = opt types.bool false;
         sshKeyPaths = list types.path;
       };
-      gnupg = { home = opt (types.nullOr types.str) null; sshKeyPaths = list types.path; };
+      gnupg = {
+        home = opt (types.nullOr types.str) null;
+        sshKeyPaths = list types.path;
+      };
     };
 
     services.postgresql = {
@@ -272,10 +429,19 @@ in
       settings = mkOption {
         default = { };
         type = types.submodule {
-          freeformType = types.attrsOf (types.oneOf [ types.bool types.float types.int types.str ]);
+          freeformType = types.attrsOf (
+            types.oneOf [
+              types.bool
+              types.float
+              types.int
+              types.str
+            ]
+          );
           options = {
             port = opt types.port 5432;
-            shared_preload_libraries = opt (types.nullOr (types.coercedTo (types.listOf types.str) (lib.concatStringsSep ",") types.commas)) null;
+            shared_preload_libraries = opt (types.nullOr (
+              types.coercedTo (types.listOf types.str) (lib.concatStringsSep ",") types.commas
+            )) null;
           };
         };
       };
@@ -296,22 +462,28 @@ in
         systemd-boot.enable = opt types.bool false;
       };
     };
-    fileSystems = opt (types.attrsOf (types.submodule {
-      options = {
-        device = opt (types.nullOr types.nonEmptyStr) null;
-        fsType = opt types.nonEmptyStr "auto";
-        options = list types.nonEmptyStr;
-      };
-    })) { };
+    fileSystems = opt (types.attrsOf (
+      types.submodule {
+        options = {
+          device = opt (types.nullOr types.nonEmptyStr) null;
+          fsType = opt types.nonEmptyStr "auto";
+          options = list types.nonEmptyStr;
+        };
+      }
+    )) { };
     services.openssh.enable = opt types.bool false;
     system = {
-      activationScripts = opt (types.attrsOf (types.either types.str (types.submodule {
-        options = {
-          deps = list types.str;
-          text = lines;
-          supportsDryActivation = opt types.bool false;
-        };
-      }))) { };
+      activationScripts = opt (types.attrsOf (
+        types.either types.str (
+          types.submodule {
+            options = {
+              deps = list types.str;
+              text = lines;
+              supportsDryActivation = opt types.bool false;
+            };
+          }
+        )
+      )) { };
       stateVersion = opt types.str "26.05";
       build = opt (types.attrsOf types.unspecified) { };
     };
@@ -327,55 +499,97 @@ in
       systemd.targets.postgresql = {
         description = "PostgreSQL";
         wantedBy = [ "multi-user.target" ];
-        requires = [ "postgresql.service" "postgresql-setup.service" ];
+        requires = [
+          "postgresql.service"
+          "postgresql-setup.service"
+        ];
       };
       systemd.services.postgresql = {
         description = "PostgreSQL Server";
         after = [ "network.target" ];
         wants = [ "postgresql.target" ];
         partOf = [ "postgresql.target" ];
-        serviceConfig = { Type = "notify"; User = "postgres"; Restart = "always"; ExecStart = "${config.services.postgresql.package}/bin/postgres"; TimeoutSec = 120; };
+        serviceConfig = {
+          Type = "notify";
+          User = "postgres";
+          Restart = "always";
+          ExecStart = "${config.services.postgresql.package}/bin/postgres";
+          TimeoutSec = 120;
+        };
       };
       systemd.services.postgresql-setup = {
         description = "PostgreSQL Setup Scripts";
         requires = [ "postgresql.service" ];
         after = [ "postgresql.service" ];
-        serviceConfig = { Type = "oneshot"; RemainAfterExit = true; User = "postgres"; };
+        serviceConfig = {
+          Type = "oneshot";
+          RemainAfterExit = true;
+          User = "postgres";
+        };
         script = "true";
       };
-      users.users.postgres = { isSystemUser = true; group = "postgres"; };
+      users.users.postgres = {
+        isSystemUser = true;
+        group = "postgres";
+      };
       users.groups.postgres = { };
     })
     (mkIf (redisServers != { }) {
-      systemd.services = lib.mapAttrs' (n: s: lib.nameValuePair (redisName n) {
-        description = "Redis Server - ${redisName n}";
-        wantedBy = [ "multi-user.target" ];
-        after = [ "network.target" ];
-        serviceConfig = { Type = "notify"; User = s.user; Group = s.group; ExecStart = "${config.services.redis.package}/bin/redis-server /var/lib/${redisName n}/redis.conf"; };
-      }) redisServers;
-      networking.firewall.allowedTCPPorts = lib.concatMap (s: lib.optional s.openFirewall s.port) (lib.attrValues redisServers);
-      users.users = lib.mapAttrs' (_: s: lib.nameValuePair s.user { isSystemUser = true; inherit (s) group; }) redisServers;
+      systemd.services = lib.mapAttrs' (
+        n: s:
+        lib.nameValuePair (redisName n) {
+          description = "Redis Server - ${redisName n}";
+          wantedBy = [ "multi-user.target" ];
+          after = [ "network.target" ];
+          serviceConfig = {
+            Type = "notify";
+            User = s.user;
+            Group = s.group;
+            ExecStart = "${config.services.redis.package}/bin/redis-server /var/lib/${redisName n}/redis.conf";
+          };
+        }
+      ) redisServers;
+      networking.firewall.allowedTCPPorts = lib.concatMap (s: lib.optional s.openFirewall s.port) (
+        lib.attrValues redisServers
+      );
+      users.users = lib.mapAttrs' (
+        _: s:
+        lib.nameValuePair s.user {
+          isSystemUser = true;
+          inherit (s) group;
+        }
+      ) redisServers;
       users.groups = lib.mapAttrs' (_: s: lib.nameValuePair s.group { }) redisServers;
     })
     {
-      systemd.timers = lib.mapAttrs (_: s: { wantedBy = [ "timers.target" ]; timerConfig.OnCalendar = s.startAt; })
-        (lib.filterAttrs (_: s: s.enable && s.startAt != [ ]) config.systemd.services);
+      systemd.timers = lib.mapAttrs (_: s: {
+        wantedBy = [ "timers.target" ];
+        timerConfig.OnCalendar = s.startAt;
+      }) (lib.filterAttrs (_: s: s.enable && s.startAt != [ ]) config.systemd.services);
 
       assertions = [
         {
-          assertion = config.networking.firewall.backend != "nftables" || config.networking.firewall.extraCommands == "";
+          assertion =
+            config.networking.firewall.backend != "nftables" || config.networking.firewall.extraCommands == "";
           message = "extraCommands is incompatible with the nftables based firewall: ${config.networking.firewall.extraCommands}";
         }
         {
-          assertion = config.networking.firewall.extraInputRules == "" || config.networking.firewall.backend == "nftables";
+          assertion =
+            config.networking.firewall.extraInputRules == ""
+            || config.networking.firewall.backend == "nftables";
           message = "(stand-in) extraInputRules only works with the nftables based firewall";
         }
         {
-          assertion = config.sops.secrets == { } || config.sops.age.keyFile != null || config.sops.age.sshKeyPaths != [ ]
-            || config.sops.gnupg.home != null || config.sops.gnupg.sshKeyPaths != [ ];
+          assertion =
+            config.sops.secrets == { }
+            || config.sops.age.keyFile != null
+            || config.sops.age.sshKeyPaths != [ ]
+            || config.sops.gnupg.home != null
+            || config.sops.gnupg.sshKeyPaths != [ ];
           message = "No key source configured for sops. Either set services.openssh.enable or set sops.age.keyFile or sops.gnupg.home";
         }
-      ] ++ lib.mapAttrsToList (n: s: {
+      ]
+      ++ lib.mapAttrsToList (n: s: {
         assertion = s.owner == null || config.users.users ? ${s.owner};
         message = "(stand-in) sops.secrets.\"${n}\".owner names the user ${toString s.owner}, which is not declared";
       }) config.sops.secrets;

@@ -48,7 +48,6 @@ let
       executable ? false,
       destination ? "",
       meta ? { },
-      checkPhase ? "",
     }:
     runCommand name
       {
@@ -177,7 +176,9 @@ let
             set -o errexit
             set -o nounset
             set -o pipefail
-            ${lib.optionalString (runtimeInputs != [ ]) ''export PATH="${lib.makeBinPath runtimeInputs}:$PATH"''}
+            ${lib.optionalString (
+              runtimeInputs != [ ]
+            ) ''export PATH="${lib.makeBinPath runtimeInputs}:$PATH"''}
             ${text}
           '';
           meta = {
@@ -211,7 +212,9 @@ let
 
       mkShell =
         attrs:
-        runCommand (attrs.name or "shell") { packages = map (p: "${p}") (attrs.packages or [ ]); } "touch $out";
+        runCommand (attrs.name or "shell") {
+          packages = map (p: "${p}") (attrs.packages or [ ]);
+        } "touch $out";
       inherit mkDerivation;
 
       # What cargo would leave, with programs that do nothing and say nothing: nothing is compiled here.
@@ -221,13 +224,15 @@ let
           a = if builtins.isFunction attrs then attrs (throw "finalAttrs is not in the stand-in") else attrs;
           cargo = fromTOML (builtins.readFile (dirOf a.cargoLock.lockFile + "/Cargo.toml"));
         in
-        runCommand "${a.pname}-${a.version}" {
-          passthru = {
-            inherit (a) pname version;
+        runCommand "${a.pname}-${a.version}"
+          {
+            passthru = {
+              inherit (a) pname version;
+            }
+            // a.passthru or { };
+            meta = a.meta or { };
           }
-          // a.passthru or { };
-          meta = a.meta or { };
-        } (lib.concatMapStrings (b: "mkdir -p $out/bin; ln -s /usr/bin/true $out/bin/${b.name}\n") cargo.bin);
+          (lib.concatMapStrings (b: "mkdir -p $out/bin; ln -s /usr/bin/true $out/bin/${b.name}\n") cargo.bin);
 
       # Evaluates every node, and "builds" to their unit files and the test's script, which is compiled but not run.
       testers.runNixOSTest =
@@ -294,6 +299,8 @@ let
 
   mkDerivation =
     a:
-    throw "stdenv.mkDerivation is not in the stand-in (asked for by ${a.name or a.pname or "a package without a name"})";
+    throw "stdenv.mkDerivation is not in the stand-in (asked for by ${
+      a.name or a.pname or "a package without a name"
+    })";
 in
 pkgs

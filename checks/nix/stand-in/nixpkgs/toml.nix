@@ -24,7 +24,9 @@ let
     let
       plain = lib.filterAttrs (_: v: !isTable v) t;
       tables = lib.filterAttrs (_: isTable) t;
-      head = lib.optionalString (path != [ ] && (plain != { } || tables == { })) "[${concatMapStringsSep "." key path}]\n";
+      head =
+        lib.optionalString (path != [ ] && (plain != { } || tables == { }))
+          "[${concatMapStringsSep "." key path}]\n";
       body = lib.concatStrings (mapAttrsToList (n: v: "${key n} = ${value v}\n") plain);
       own = lib.optional (head + body != "") (head + body);
     in

@@ -1,10 +1,26 @@
 # A configuration's unit files, as NixOS would write them: `{ units."x.service" = text; links; scripts; }`.
 { lib }:
 let
-  inherit (lib) concatMapStrings concatStrings mapAttrsToList optionalString;
+  inherit (lib)
+    concatMapStrings
+    concatStrings
+    mapAttrsToList
+    optionalString
+    ;
 
-  value = v: if v == true then "true" else if v == false then "false" else toString v;
-  section = attrs: concatStrings (mapAttrsToList (n: v: concatMapStrings (x: "${n}=${value x}\n") (lib.toList v)) attrs);
+  value =
+    v:
+    if v == true then
+      "true"
+    else if v == false then
+      "false"
+    else
+      toString v;
+  section =
+    attrs:
+    concatStrings (
+      mapAttrsToList (n: v: concatMapStrings (x: "${n}=${value x}\n") (lib.toList v)) attrs
+    );
 
   install = u: optionalString (u.wantedBy != [ ]) "\n[Install]\nWantedBy=${toString u.wantedBy}\n";
   unit = body: u: "[Unit]\n${section u.unitConfig}${body u}${install u}";
@@ -15,7 +31,10 @@ let
     in
     "\n[Service]\n"
     + concatMapStrings (
-      n: optionalString (environment.${n} != null) "Environment=${builtins.toJSON "${n}=${environment.${n}}"}\n"
+      n:
+      optionalString (
+        environment.${n} != null
+      ) "Environment=${builtins.toJSON "${n}=${environment.${n}}"}\n"
     ) (builtins.attrNames environment)
     + (
       if u.reloadIfChanged then
