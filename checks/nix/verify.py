@@ -35,7 +35,7 @@ EXPOSURE = {
     # The network for the databases, AF_UNIX for readiness.
     "wait-for-io-databases.service": 14,
     # Besides the network: the machine's own file system, as a stop is shown no credentials otherwise (systemd 252).
-    "io-database-coordinator.service": 33,
+    "io-database-coordinator.service": 14,
     # PostgreSQL's user and its socket.
     "io-databases-provision.service": 7,
 }

@@ -19,6 +19,7 @@ in
         "multi-user.target.wants/io-databases-boot.service"
         "multi-user.target.wants/io-guardian.service"
       ];
+      units."myapp.service".lacks = [ "WantedBy=" ];
       # Nobody starts it behind the guardian's back, and no switch starts the target.
       noLinks = [
         "multi-user.target.wants/myapp.service"
