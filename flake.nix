@@ -24,19 +24,25 @@
       ];
       eachSystem = f: lib.genAttrs systems (system: f nixpkgs.legacyPackages.${system});
 
-      # All modules, with this flake's package, and with what is left out by default.
-      modules =
-        defaults:
+      # The package, once, however many of the modules are imported.
+      package =
         { lib, pkgs, ... }:
         {
-          imports = [ ./modules ];
-          config.server.database = {
-            package = lib.mkDefault self.packages.${pkgs.stdenv.hostPlatform.system}.default;
-          }
-          // lib.genAttrs defaults (_: {
-            enable = lib.mkDefault false;
-          });
+          key = "io-guardian#package";
+          config.server.database.package =
+            lib.mkDefault
+              self.packages.${pkgs.stdenv.hostPlatform.system}.default;
         };
+      # All modules; `parts` turn themselves on where they are needed.
+      modules = parts: {
+        _file = "io-guardian";
+        key = "io-guardian#${toString parts}";
+        imports = [
+          ./modules
+          package
+        ];
+        config.server.database = { inherit parts; };
+      };
       hosts = import ./hosts {
         inherit lib sops-nix;
         inherit (self) nixosModules nixosConfigurations;
@@ -49,12 +55,12 @@
       overlays.default = final: _: { io-guardian = final.callPackage ./package.nix { }; };
 
       nixosModules = {
-        default = modules [ ];
-        guardian = modules [
+        default = modules [
+          "guardian"
           "coordinator"
-          "provision"
         ];
-        coordinator = modules [ "guardian" ];
+        guardian = modules [ "guardian" ];
+        coordinator = modules [ "coordinator" ];
       };
       lib = import ./lib { inherit lib; };
 

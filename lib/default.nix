@@ -31,12 +31,20 @@ rec {
         )
       );
 
-  # All declarations of one kind ("postgres" or "redis") of the other hosts: [ { host; name; value; } ].
+  # What a host declares of one kind ("postgres" or "redis") on its primary: [ { host; name; value; } ]. What lies on another
+  # server is not the primary's.
+  here =
+    host: member: kind:
+    lib.mapAttrsToList (name: value: { inherit host name value; }) (
+      lib.filterAttrs (_: db: db.host == member.host) member.${kind}
+    );
+
+  # The same of all other hosts of the fleet.
   declarations =
     kind: primary: nixosConfigurations:
     lib.concatLists (
-      lib.mapAttrsToList (
-        host: member: lib.mapAttrsToList (name: value: { inherit host name value; }) member.${kind}
-      ) (removeAttrs (members primary nixosConfigurations) [ primary ])
+      lib.mapAttrsToList (host: member: here host member kind) (
+        removeAttrs (members primary nixosConfigurations) [ primary ]
+      )
     );
 }

@@ -51,6 +51,54 @@ let
     )
   );
 
+  # Ports that other hosts ask at, and where nobody listens: [ { name; kind; port; } ].
+  asked =
+    kind: default: member:
+    if member.${kind} == { } then
+      [ default ]
+    else
+      map (db: db.port) (lib.filter (db: db.host == member.host) (lib.attrValues member.${kind}));
+  deaf =
+    kind: default: ports:
+    lib.optionals (coordinator.enable && ports != [ ]) (
+      lib.concatLists (
+        lib.mapAttrsToList (
+          name: member:
+          map (port: { inherit name port; }) (
+            lib.unique (lib.filter (port: !lib.elem port ports) (asked kind default member))
+          )
+        ) (waiting kind)
+      )
+    );
+  postgresPorts = lib.optional config.services.postgresql.enable config.services.postgresql.settings.port;
+  redisPorts = map (server: server.port) (
+    lib.filter (server: server.enable) (lib.attrValues config.services.redis.servers)
+  );
+
+  # Two names that meet in one role or in one database.
+  postgres = provision.declared.postgres;
+  pairs =
+    meet:
+    lib.concatLists (
+      lib.imap0 (
+        i: first:
+        map (second: { inherit first second; }) (
+          lib.filter (second: first.name != second.name && meet first.value second.value) (
+            lib.drop (i + 1) postgres
+          )
+        )
+      ) postgres
+    );
+  oneRole = pairs (a: b: a.user == b.user && a.password.secret != b.password.secret);
+  oneDatabase = pairs (a: b: a.database == b.database && a.user != b.user);
+
+  # By the names of the configurations first: to ask a host for its name means to evaluate it.
+  nobodyIsPrimary =
+    coordinator.fleet != { }
+    && primary != null
+    && !(coordinator.fleet ? ${primary})
+    && !lib.any (other: other.config.networking.hostName == primary) (lib.attrValues coordinator.fleet);
+
   base = lib.removeSuffix ".service";
   listedServices = lib.filter (unit: lib.hasSuffix ".service" unit) (
     map (unit: if lib.hasInfix "." unit then unit else "${unit}.service") cfg.dependentServices
@@ -207,6 +255,26 @@ in
       assertion = false;
       message = "Redis database ${toString c.first.value.database_id} belongs to ${c.first.name} on ${c.first.host} and to ${c.second.name} on ${c.second.host}: give one of them another number (${nextFree}).";
     }) shared
+    ++ map (d: {
+      assertion = false;
+      message = "${d.name} asks for PostgreSQL on port ${toString d.port}, and ${host}'s listens on ${
+        lib.concatMapStringsSep ", " toString postgresPorts
+      }: set server.database.postgres.<name>.port on ${d.name}.";
+    }) (deaf "postgres" 5432 postgresPorts)
+    ++ map (d: {
+      assertion = false;
+      message = "${d.name} asks for Redis on port ${toString d.port}, and ${host}'s listens on ${
+        lib.concatMapStringsSep ", " toString redisPorts
+      }: set server.database.redis.<name>.port on ${d.name}.";
+    }) (deaf "redis" 6379 redisPorts)
+    ++ map (c: {
+      assertion = false;
+      message = "server.database.postgres.${c.first.name} on ${c.first.host} and ${c.second.name} on ${c.second.host} share the role ${c.first.value.user} and have two passwords for it (${c.first.value.password.secret}, ${c.second.value.password.secret}): give both one password.secret, or roles of their own.";
+    }) oneRole
+    ++ map (c: {
+      assertion = false;
+      message = "server.database.postgres.${c.first.name} on ${c.first.host} and ${c.second.name} on ${c.second.host} share the database ${c.first.value.database}, and it has one owner: give both one user (${c.first.value.user} or ${c.second.value.user}).";
+    }) oneDatabase
     ++ map (name: {
       assertion = false;
       message = "server.database.redis.${name} has no number: set server.database.redis.${name}.database_id, or add \"${name}\" to server.database.redisDatabaseIds (${nextFree}).";
@@ -215,6 +283,7 @@ in
     warnings =
       lib.optional (guardian.enable && guardian.openFirewall && config.server.network.subnets == [ ])
         "server.network.subnets is empty: the firewall of ${host} lets no coordinator in on port ${toString guardian.port}. Name the fleet's networks, or set server.database.guardian.openFirewall = false;"
+      ++ lib.optional nobodyIsPrimary "server.ioPrimaryHost is ${primary}, and no host of server.database.coordinator.fleet has that networking.hostName (it has ${lib.concatStringsSep ", " (lib.attrNames coordinator.fleet)}): nobody is told when the databases come and go."
       ++
         lib.optional (unknown != [ ])
           "server.database.dependentServices names ${lib.concatStringsSep ", " unknown}, which no systemd.services of ${host} defines. Correct the name, unless a package brings the unit."

@@ -12,22 +12,53 @@ let
   cfg = config.server.database;
   coordinator = cfg.coordinator;
   postgresql = config.services.postgresql;
-  redisServers = lib.filterAttrs (_: server: server.enable) config.services.redis.servers;
+  redis = config.services.redis.servers."" or { enable = false; };
+  # Servers that NixOS modules bring for themselves are no concern of the fleet: the first one, and those whose port somebody
+  # of the fleet names.
+  redisPorts = map (d: d.value.port) cfg.provision.declared.redis;
+  redisServers = lib.filterAttrs (
+    name: server: server.enable && (name == "" || lib.elem server.port redisPorts)
+  ) config.services.redis.servers;
   redisUnit = name: "redis${lib.optionalString (name != "") "-${name}"}.service";
   hostsFile = "io-guardian/hosts";
 
+  # Where a server that listens on these addresses is reached from its own host.
+  reach =
+    addresses:
+    let
+      local = [
+        "*"
+        "0.0.0.0"
+        "127.0.0.1"
+        "::"
+        "::1"
+        "localhost"
+      ];
+      words = lib.filter (word: word != "") addresses;
+    in
+    if words == [ ] || lib.any (word: lib.elem (lib.removePrefix "-" word) local) words then
+      "localhost"
+    else
+      lib.head words;
+  at = host: port: "${if lib.hasInfix ":" host then "[${host}]" else host}:${toString port}";
   endpoints =
     lib.optionals postgresql.enable [
       "--postgres"
-      "localhost:${toString postgresql.settings.port}"
+      (at (reach (
+        lib.splitString "," (
+          lib.replaceStrings [ " " ] [ "" ] (postgresql.settings.listen_addresses or "localhost")
+        )
+      )) postgresql.settings.port)
     ]
-    ++ lib.concatMap (server: [
+    # Of Redis the first alone: one password is given, and only that server is known to have it. Others are up when their
+    # units are.
+    ++ lib.optionals (redis.enable && redis.port != 0) [
       "--redis"
-      "localhost:${toString server.port}"
-    ]) (lib.filter (server: server.port != 0) (lib.attrValues redisServers));
+      (at (reach (lib.splitString " " (toString redis.bind))) redis.port)
+    ];
 
   credentials = lib.optional (
-    redisServers != { } && cfg.wait.redis.passwordFile != null
+    redis.enable && redis.port != 0 && cfg.wait.redis.passwordFile != null
   ) "redis:${cfg.wait.redis.passwordFile}";
   # %d is systemd's: it must not be escaped.
   wait =
@@ -67,7 +98,7 @@ in
   options.server.database.coordinator = {
     enable = mkOption {
       type = types.bool;
-      default = cfg.isPrimary && coordinator.hosts != [ ];
+      default = cfg.isPrimary && lib.elem "coordinator" cfg.parts && coordinator.hosts != [ ];
       defaultText = lib.literalMD "whether this host is the primary and has clients";
       description = "Whether this host tells the fleet when the databases come and go.";
     };
@@ -106,8 +137,8 @@ in
     };
     undrainRetryFor = mkOption {
       type = ours.duration;
-      default = "2m";
-      description = "How long hosts that are not up yet are tried again after the databases came.";
+      default = "10m";
+      description = "How long hosts that are not up yet are tried again after the databases came. Nothing waits for it.";
     };
     drainRetryFor = mkOption {
       type = ours.duration;
@@ -137,12 +168,14 @@ in
     systemd.services.io-database-coordinator = {
       description = "Undrain the fleet when the databases answer, drain it before they go";
       documentation = [ "man:io-coordinator(1)" ];
-      # With each start of a database, and not only with the first of a boot.
-      wantedBy = [ "multi-user.target" ] ++ coordinator.units;
+      # With each start of a database, and not with multi-user.target: a target waits for what it wants, and neither a boot
+      # nor a switch should wait for a host that is off.
+      wantedBy = coordinator.units;
       wants = [ "network-online.target" ];
       # Turned round at a stop: while it drains, databases and network are still up. So is the guardian of this host.
       after = [
         "network-online.target"
+        "nss-lookup.target"
       ]
       ++ coordinator.units
       ++ lib.optional postgresql.enable "postgresql.target"

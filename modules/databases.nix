@@ -112,6 +112,20 @@ in
         type = types.package;
         description = "The io-guardian package. The flake's modules set it.";
       };
+      parts = mkOption {
+        type = types.listOf (
+          types.enum [
+            "guardian"
+            "coordinator"
+          ]
+        );
+        default = [
+          "guardian"
+          "coordinator"
+        ];
+        internal = true;
+        description = "What turns itself on where it is needed.";
+      };
       host = mkOption {
         type = types.nullOr types.str;
         default = if cfg.isPrimary then "localhost" else config.server.ioPrimaryHost;

@@ -6,7 +6,6 @@
 {
   config,
   lib,
-  pkgs,
   ...
 }:
 let
@@ -146,7 +145,7 @@ in
         Type = "oneshot";
         RemainAfterExit = true;
         # Asked for and not waited for: a boot goes on while the databases are away.
-        ExecStart = "${pkgs.systemd}/bin/systemctl start --no-block ${target}";
+        ExecStart = "${config.systemd.package}/bin/systemctl start --no-block ${target}";
       };
     };
   };

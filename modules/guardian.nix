@@ -29,7 +29,7 @@ in
   options.server.database.guardian = {
     enable = mkOption {
       type = types.bool;
-      default = cfg.hasDependents;
+      default = cfg.hasDependents && lib.elem "guardian" cfg.parts;
       defaultText = lib.literalMD "whether this host has dependents";
       description = "Whether the coordinator can drain and undrain this host.";
     };
@@ -105,6 +105,7 @@ in
       wants = [ "polkit.service" ];
       after = [
         "dbus.socket"
+        "dbus.service"
         "polkit.service"
       ];
       # One that restarts is back in a moment; what it stopped or started goes on.

@@ -7,6 +7,7 @@
 }:
 let
   inherit (lib) mkIf mkOption types;
+  ours = import ./types.nix { inherit lib; };
   fleet = import ../lib { inherit lib; };
   cfg = config.server.database;
   provision = cfg.provision;
@@ -15,11 +16,7 @@ let
   declared =
     kind:
     lib.optionals (primary != null) (
-      fleet.declarations kind primary cfg.coordinator.fleet
-      ++ lib.mapAttrsToList (name: value: {
-        host = primary;
-        inherit name value;
-      }) cfg.${kind}
+      fleet.declarations kind primary cfg.coordinator.fleet ++ fleet.here primary cfg kind
     );
   # By name; what two hosts say of one name must be the same (assertions.nix).
   byName =
@@ -42,7 +39,7 @@ in
     provision = {
       enable = mkOption {
         type = types.bool;
-        default = cfg.isPrimary;
+        default = cfg.isPrimary && lib.elem "coordinator" cfg.parts;
         defaultText = lib.literalMD "whether this host is the primary";
         description = ''
           Whether the databases, roles and passwords of all hosts of `coordinator.fleet` are made on this host. What nobody
@@ -96,7 +93,7 @@ in
         authentication = lib.concatMapStrings (
           db:
           lib.concatMapStrings (subnet: ''
-            host "${db.database}" "${db.user}" ${subnet} scram-sha-256
+            host "${db.database}" "${db.user}" ${ours.network subnet} scram-sha-256
           '') config.server.network.subnets
         ) (lib.attrValues postgres);
       };
@@ -114,6 +111,8 @@ in
         script = ''
           psql --quiet --no-psqlrc --set=ON_ERROR_STOP=1 --port=${toString config.services.postgresql.settings.port} postgres <<'SQL'
           SET log_statement = 'none';
+          SET pg_stat_statements.track = 'none';
+          SET pgaudit.log = 'none';
           SET log_min_error_statement = 'panic';
           SET log_min_duration_statement = -1;
           ${sql}SQL
@@ -147,7 +146,8 @@ in
         lib.mkMerge (
           [
             (mkIf (cfg.redisPasswordSecret != null && (cfg.redis != { } || usesRedis)) {
-              ${cfg.redisPasswordSecret} = { };
+              # Redis reads its password when it starts, and at no other time.
+              ${cfg.redisPasswordSecret}.restartUnits = lib.optional usesRedis "redis.service";
             })
           ]
           ++ map (db: { ${db.password.secret}.restartUnits = [ "io-databases-provision.service" ]; }) (

@@ -7,6 +7,7 @@ let
     m = 60;
     h = 3600;
   };
+  octet = "(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])";
   part = text: builtins.match "([0-9]+)(ms|s|m|h)" text;
   parts = text: map part (lib.filter (word: word != "") (lib.splitString " " text));
 in
@@ -33,6 +34,16 @@ rec {
     merge = lib.mergeEqualOption;
   };
 
+  # A single address as the network that it is, for programs that want a length.
+  network =
+    value:
+    if lib.hasInfix "/" value then
+      value
+    else if lib.hasInfix ":" value then
+      "${value}/128"
+    else
+      "${value}/32";
+
   # A network, or a single address.
   subnet = lib.mkOptionType {
     name = "subnet";
@@ -42,8 +53,11 @@ rec {
       value:
       lib.isString value
       && (
-        builtins.match "[0-9]{1,3}(\\.[0-9]{1,3}){3}(/[0-9]{1,2})?" value != null
-        || (lib.hasInfix ":" value && builtins.match "[0-9a-fA-F:.]+(/[0-9]{1,3})?" value != null)
+        builtins.match "${octet}(\\.${octet}){3}(/([0-9]|[12][0-9]|3[0-2]))?" value != null
+        || (
+          lib.hasInfix ":" value
+          && builtins.match "[0-9a-fA-F:.]+(/([0-9]|[1-9][0-9]|1[01][0-9]|12[0-8]))?" value != null
+        )
       );
     merge = lib.mergeEqualOption;
   };

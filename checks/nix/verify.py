@@ -34,7 +34,7 @@ EXPOSURE = {
     "io-guardian.service": 14,
     # The network for the databases, AF_UNIX for readiness.
     "wait-for-io-databases.service": 14,
-    # Besides the network: the machine's own file system, as a stop is shown no credentials otherwise (systemd 252).
+    # The network for the guardians.
     "io-database-coordinator.service": 14,
     # PostgreSQL's user and its socket.
     "io-databases-provision.service": 7,

@@ -12,6 +12,8 @@ in
         "After=wait-for-io-databases.service"
         "Before=myapp.service"
         "Upholds=myapp.service"
+        # A switch starts what multi-user.target wants, and every target.
+        "X-OnlyManualStart=true"
       ];
       # Requires=: it starts only with the target, stops with it and restarts with it.
       links = [
@@ -19,7 +21,11 @@ in
         "multi-user.target.wants/io-databases-boot.service"
         "multi-user.target.wants/io-guardian.service"
       ];
-      units."myapp.service".lacks = [ "WantedBy=" ];
+      units."myapp.service" = {
+        # Stopped for a switch, it would be upheld by its old file.
+        has = [ "X-StopIfChanged=false" ];
+        lacks = [ "WantedBy=" ];
+      };
       # Nobody starts it behind the guardian's back, and no switch starts the target.
       noLinks = [
         "multi-user.target.wants/myapp.service"
@@ -29,6 +35,9 @@ in
         has = [
           "Type=oneshot"
           "NotifyAccess=main"
+          "X-RestartIfChanged=false"
+          "TimeoutStartSec=90s"
+          "DynamicUser=true"
           "After=network-online.target"
           "LoadCredential=redis:/run/secrets/REDIS/PASSWORD"
         ];
@@ -41,6 +50,9 @@ in
           "User=io-guardian"
           "LoadCredential=psk:/run/secrets/IO_GUARDIAN_PSK"
           "Restart=always"
+          "WatchdogSec=30s"
+          "StateDirectory=io-guardian"
+          "NoNewPrivileges=true"
           "RestartPreventExitStatus=64 78"
           "CapabilityBoundingSet="
         ];
@@ -113,13 +125,14 @@ in
           "Type=oneshot"
           "RemainAfterExit=true"
           "BindsTo=postgresql.service redis.service"
-          "After=network-online.target postgresql.service redis.service postgresql.target"
+          "After=network-online.target nss-lookup.target postgresql.service redis.service postgresql.target"
           "Wants=network-online.target"
           "ProtectSystem=strict"
           "TimeoutStopSec=90s"
           "User=io-coordinator"
           # A deployment does not drain a fleet.
           "X-RestartIfChanged=false"
+          "RestartPreventExitStatus=64 78"
         ];
         lacks = [
           # systemd leaves ExecStop= out when the start is not over.
@@ -130,9 +143,14 @@ in
       };
       # It comes with each start of a database.
       links = [
-        "multi-user.target.wants/io-database-coordinator.service"
         "postgresql.service.wants/io-database-coordinator.service"
         "redis.service.wants/io-database-coordinator.service"
+      ];
+      # Neither a boot nor a switch waits for it.
+      noLinks = [ "multi-user.target.wants/io-database-coordinator.service" ];
+      units."io-databases-provision.service".has = [
+        "Before=io-database-coordinator.service"
+        "LoadCredential=myapp:/run/secrets/POSTGRES/MYAPP_PASSWORD"
       ];
       units."io-guardian.service" = null;
       units."io-databases.target" = null;
@@ -161,6 +179,21 @@ in
                 ''"--redis" "localhost:6379"''
                 " --redis-password-file %d/redis"
               ];
+        }
+        {
+          name = "Redis is there for other hosts, with its password, and is restarted with it";
+          ok =
+            config.services.redis.servers."".bind == null
+            && config.services.redis.servers."".requirePassFile == "/run/secrets/REDIS/PASSWORD"
+            && config.sops.secrets."REDIS/PASSWORD".restartUnits == [ "redis.service" ];
+        }
+        {
+          name = "the role gets its password and its database, and no log gets either";
+          ok = lib.all (part: lib.hasInfix part config.systemd.services.io-databases-provision.script) [
+            "ALTER ROLE :\"role\" LOGIN PASSWORD :'password';"
+            "ALTER DATABASE :\"database\" OWNER TO :\"role\";"
+            "SET log_statement = 'none';"
+          ];
         }
         {
           name = "undrain on start, drain on stop";

@@ -232,6 +232,76 @@ in
     };
     expect.error = "server.database.postgres.a.user";
   };
+  "a role with two passwords" =
+    onPrimary
+      {
+        app1 = {
+          server.database.postgres.a.user = "u";
+          systemd.services.a = sleep;
+        };
+        app2 = {
+          server.database.postgres.b.user = "u";
+          systemd.services.b = sleep;
+        };
+      }
+      [
+        "server.database.postgres.a on app1 and b on app2 share the role u and have two passwords for it (POSTGRES/A_PASSWORD, POSTGRES/B_PASSWORD): give both one password.secret, or roles of their own."
+      ];
+  "a database with two owners" =
+    onPrimary
+      {
+        app1 = {
+          server.database.postgres.a.database = "d";
+          systemd.services.a = sleep;
+        };
+        app2 = {
+          server.database.postgres.b.database = "d";
+          systemd.services.b = sleep;
+        };
+      }
+      [
+        "server.database.postgres.a on app1 and b on app2 share the database d, and it has one owner: give both one user (a or b)."
+      ];
+  "a PostgreSQL on another port than is asked" =
+    onPrimary
+      {
+        nixio = {
+          imports = [ databases ];
+          services.postgresql.settings.port = 5433;
+        };
+      }
+      [
+        "app1 asks for PostgreSQL on port 5432, and nixio's listens on 5433: set server.database.postgres.<name>.port on app1."
+      ];
+  "a Redis on another port than is asked" =
+    onPrimary
+      {
+        nixio = {
+          imports = [ databases ];
+          services.redis.servers."".port = 6380;
+        };
+      }
+      [
+        "app1 asks for Redis on port 6379, and nixio's listens on 6380: set server.database.redis.<name>.port on app1."
+      ];
+  "an address that is none" = wrong {
+    imports = [ x ];
+    server.network.subnets = [ "999.1.1.1/24" ];
+  } "IPv4 or IPv6 network";
+  "a length that is none" = wrong {
+    imports = [ x ];
+    server.network.subnets = [ "10.0.0.0/99" ];
+  } "IPv4 or IPv6 network";
+  "a primary that is no host" = {
+    modules = host "app1" {
+      imports = [ x ];
+      server.ioPrimaryHost = "nixio.example.net";
+      server.database.coordinator.fleet.nixio.config.networking.hostName = "nixio";
+    };
+    expect.warnings = [
+      "server.ioPrimaryHost is nixio.example.net, and no host of server.database.coordinator.fleet has that networking.hostName (it has nixio): nobody is told when the databases come and go."
+    ];
+  };
   "one name, two databases" =
     onPrimary
       {

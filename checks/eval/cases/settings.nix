@@ -240,7 +240,7 @@ in
     expect = {
       values."environment.etc.io-guardian/hosts.text" = "localhost:9876\n";
       units."io-database-coordinator.service".has = [
-        "After=network-online.target postgresql.service redis.service postgresql.target io-guardian.service"
+        "After=network-online.target nss-lookup.target postgresql.service redis.service postgresql.target io-guardian.service"
       ];
       units."wait-for-io-databases.service".lacks = [ "LoadCredential=" ];
     };
@@ -303,37 +303,159 @@ in
     };
   };
 
-  "Redis with several servers" = {
+  "of several Redis servers those that the fleet uses are followed, and the first is asked" = {
     modules =
       (fleet {
         nixio = {
-          services.postgresql.enable = true;
-          services.redis.servers.queue = {
-            enable = true;
+          imports = [ databases ];
+          services.redis.servers = {
+            queue = {
+              enable = true;
+              port = 6380;
+            };
+            # Somebody else's.
+            cache = {
+              enable = true;
+              port = 6381;
+            };
+            local = {
+              enable = true;
+              port = 0;
+            };
+          };
+        };
+        app1 = {
+          server.database.redis.x = {
+            database_id = 0;
             port = 6380;
           };
-          services.redis.servers.local = {
-            enable = true;
-            port = 0;
-          };
+          systemd.services.x = sleep;
+        };
+      }).nixio;
+    expect = {
+      units."io-database-coordinator.service".has = [
+        "BindsTo=postgresql.service redis.service redis-queue.service"
+      ];
+      config = config: [
+        {
+          name = "a password is given to the server that has it";
+          ok = lib.hasInfix ''"--postgres" "localhost:5432" "--redis" "localhost:6379" "--attempts"'' (
+            toString config.systemd.services.io-database-coordinator.serviceConfig.ExecStartPre
+          );
+          seen = config.systemd.services.io-database-coordinator.serviceConfig.ExecStartPre;
+        }
+      ];
+    };
+  };
+
+  "databases that listen on one address are asked there" = {
+    modules =
+      (fleet {
+        nixio = {
+          imports = [ databases ];
+          services.postgresql.settings.listen_addresses = lib.mkForce "10.0.0.1, 10.0.0.2";
+          services.redis.servers."".bind = "fd00::1 10.0.0.1";
         };
         app1 = {
           server.database.dependentServices = [ "x" ];
           systemd.services.x = sleep;
         };
       }).nixio;
+    expect.config = config: [
+      {
+        name = "their first";
+        ok = lib.hasInfix ''"--postgres" "10.0.0.1:5432" "--redis" "[fd00::1]:6379"'' (
+          toString config.systemd.services.io-database-coordinator.serviceConfig.ExecStartPre
+        );
+        seen = config.systemd.services.io-database-coordinator.serviceConfig.ExecStartPre;
+      }
+    ];
+  };
+
+  "what lies on another server is not made on the primary" = {
+    modules =
+      (fleet {
+        nixio = databases;
+        app1 = {
+          server.database.postgres.archive = {
+            host = "db2.example.net";
+            user = "reader";
+          };
+          server.database.redis.far = {
+            host = "db2.example.net";
+            database_id = 0;
+          };
+          systemd.services.archive = sleep;
+        };
+      }).nixio;
     expect = {
-      units."io-database-coordinator.service".has = [
-        "BindsTo=postgresql.service redis-local.service redis-queue.service"
-      ];
+      values."services.postgresql.ensureDatabases" = [ ];
+      values."services.postgresql.authentication" = "";
+      units."io-databases-provision.service" = null;
       config = config: [
         {
-          name = "a server without a port is not asked";
-          ok = lib.hasInfix ''"--redis" "localhost:6380" "--attempts"'' (
-            toString config.systemd.services.io-database-coordinator.serviceConfig.ExecStartPre
-          );
+          name = "nor its password";
+          ok = !(config.sops.secrets ? "POSTGRES/ARCHIVE_PASSWORD");
         }
       ];
+    };
+  };
+
+  "a single address is a network of one" = {
+    modules =
+      (fleet {
+        nixio = {
+          imports = [ databases ];
+          server.network.subnets = [
+            "10.0.0.5"
+            "fd00::5"
+          ];
+        };
+        app1 = {
+          server.database.postgres.a = { };
+          systemd.services.a = sleep;
+        };
+      }).nixio;
+    expect.values."services.postgresql.authentication" = ''
+      host "a" "a" 10.0.0.5/32 scram-sha-256
+      host "a" "a" fd00::5/128 scram-sha-256
+    '';
+  };
+
+  "one part alone, and both together" =
+    let
+      part = name: { server.database.parts = [ name ]; };
+      x = {
+        server.database.dependentServices = [ "x" ];
+        systemd.services.x = sleep;
+        server.database.coordinator.hosts = [ "app1" ];
+      };
+      both = host "nixio" {
+        imports = [
+          x
+          databases
+          (part "guardian")
+          (part "coordinator")
+        ];
+      };
+    in
+    {
+      modules = both;
+      expect = {
+        units."io-guardian.service".has = [ "Type=notify" ];
+        units."io-database-coordinator.service".has = [ "Type=oneshot" ];
+      };
+    };
+  "the guardian's part has no coordinator" = {
+    modules = host "nixio" {
+      imports = [ databases ];
+      server.database.parts = [ "guardian" ];
+      server.database.dependentServices = [ "x" ];
+      systemd.services.x = sleep;
+    };
+    expect = {
+      units."io-guardian.service".has = [ "Type=notify" ];
+      units."io-database-coordinator.service" = null;
     };
   };
 
