@@ -46,14 +46,27 @@ in
   };
 
   config = mkIf (ports != [ ] && subnets != [ ]) {
-    networking.firewall =
-      if config.networking.nftables.enable then
-        { extraInputRules = nftables "ip" v4 + nftables "ip6" v6; }
-      else
-        # The chain is emptied before these run again: nothing piles up.
-        {
-          extraCommands =
-            iptables "iptables" v4 + lib.optionalString config.networking.enableIPv6 (iptables "ip6tables" v6);
-        };
+    networking.firewall = {
+      extraInputRules = mkIf (config.networking.firewall.backend == "nftables") (
+        nftables "ip" v4 + nftables "ip6" v6
+      );
+      # The chain is emptied before these run again: nothing piles up.
+      extraCommands = mkIf (config.networking.firewall.backend == "iptables") (
+        iptables "iptables" v4
+        # Without IPv6 there is no such chain, and a line that fails ends the script.
+        + lib.optionalString config.networking.enableIPv6 (iptables "ip6tables" v6)
+      );
+    };
+    warnings =
+      lib.optional
+        (
+          !lib.elem config.networking.firewall.backend [
+            "nftables"
+            "iptables"
+          ]
+        )
+        "networking.firewall.backend of ${config.networking.hostName} is ${config.networking.firewall.backend}, for which we have no rules: let ${lib.concatStringsSep ", " subnets} in on TCP port ${
+          lib.concatMapStringsSep ", " toString ports
+        } yourself, and set server.database.guardian.openFirewall = false;";
   };
 }

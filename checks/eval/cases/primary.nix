@@ -1,0 +1,186 @@
+# What is made of the fleet on its primary.
+{ lib, ... }:
+let
+  inherit (import ../fleet.nix { inherit lib; })
+    host
+    fleet
+    sleep
+    databases
+    ;
+in
+{
+  "of several Redis servers those that the fleet uses are followed, and the first is asked" = {
+    modules =
+      (fleet {
+        nixio = {
+          imports = [ databases ];
+          services.redis.servers = {
+            queue = {
+              enable = true;
+              port = 6380;
+            };
+            # Somebody else's.
+            cache = {
+              enable = true;
+              port = 6381;
+            };
+            local = {
+              enable = true;
+              port = 0;
+            };
+          };
+        };
+        app1 = {
+          server.database.redis.x = {
+            database_id = 0;
+            port = 6380;
+          };
+          systemd.services.x = sleep;
+        };
+      }).nixio;
+    expect = {
+      units."io-database-coordinator.service".has = [
+        "BindsTo=postgresql.service redis.service redis-queue.service"
+      ];
+      config = config: [
+        {
+          name = "a password is given to the server that has it";
+          ok = lib.hasInfix ''"--postgres" "localhost:5432" "--redis" "localhost:6379" "--attempts"'' (
+            toString config.systemd.services.io-database-coordinator.serviceConfig.ExecStartPre
+          );
+          seen = config.systemd.services.io-database-coordinator.serviceConfig.ExecStartPre;
+        }
+      ];
+    };
+  };
+
+  "databases that listen on one address are asked there" = {
+    modules =
+      (fleet {
+        nixio = {
+          imports = [ databases ];
+          services.postgresql.settings.listen_addresses = lib.mkForce "10.0.0.1, 10.0.0.2";
+          services.redis.servers."".bind = "fd00::1 10.0.0.1";
+        };
+        app1 = {
+          server.database.dependentServices = [ "x" ];
+          systemd.services.x = sleep;
+        };
+      }).nixio;
+    expect.config = config: [
+      {
+        name = "their first";
+        ok = lib.hasInfix ''"--postgres" "10.0.0.1:5432" "--redis" "[fd00::1]:6379"'' (
+          toString config.systemd.services.io-database-coordinator.serviceConfig.ExecStartPre
+        );
+        seen = config.systemd.services.io-database-coordinator.serviceConfig.ExecStartPre;
+      }
+    ];
+  };
+
+  "what lies on another server is not made on the primary" = {
+    modules =
+      (fleet {
+        nixio = databases;
+        app1 = {
+          server.database.postgres.archive = {
+            host = "db2.example.net";
+            user = "reader";
+          };
+          server.database.redis.far = {
+            host = "db2.example.net";
+            database_id = 0;
+          };
+          systemd.services.archive = sleep;
+        };
+      }).nixio;
+    expect = {
+      values."services.postgresql.ensureDatabases" = [ ];
+      values."services.postgresql.authentication" = "";
+      units."io-databases-provision.service" = null;
+      config = config: [
+        {
+          name = "nor its password";
+          ok = !(config.sops.secrets ? "POSTGRES/ARCHIVE_PASSWORD");
+        }
+      ];
+    };
+  };
+
+  "a single address is a network of one" = {
+    modules =
+      (fleet {
+        nixio = {
+          imports = [ databases ];
+          server.network.subnets = [
+            "10.0.0.5"
+            "fd00::5"
+          ];
+        };
+        app1 = {
+          server.database.postgres.a = { };
+          systemd.services.a = sleep;
+        };
+      }).nixio;
+    expect.values."services.postgresql.authentication" = ''
+      host "a" "a" 10.0.0.5/32 scram-sha-256
+      host "a" "a" fd00::5/128 scram-sha-256
+    '';
+  };
+
+  "one part alone, and both together" =
+    let
+      part = name: { server.database.parts = [ name ]; };
+      x = {
+        server.database.dependentServices = [ "x" ];
+        systemd.services.x = sleep;
+        server.database.coordinator.hosts = [ "app1" ];
+      };
+      both = host "nixio" {
+        imports = [
+          x
+          databases
+          (part "guardian")
+          (part "coordinator")
+        ];
+      };
+    in
+    {
+      modules = both;
+      expect = {
+        units."io-guardian.service".has = [ "Type=notify" ];
+        units."io-database-coordinator.service".has = [ "Type=oneshot" ];
+      };
+    };
+  "the guardian's part has no coordinator" = {
+    modules = host "nixio" {
+      imports = [ databases ];
+      server.database.parts = [ "guardian" ];
+      server.database.dependentServices = [ "x" ];
+      systemd.services.x = sleep;
+    };
+    expect = {
+      units."io-guardian.service".has = [ "Type=notify" ];
+      units."io-database-coordinator.service" = null;
+    };
+  };
+
+  "PostgreSQL lets the fleet's networks in, by password" = {
+    modules =
+      (fleet {
+        nixio = databases;
+        app1 = {
+          server.database.postgres.my-app.database = "my_app";
+          systemd.services.my-app = sleep;
+        };
+      }).nixio;
+    expect = {
+      values."services.postgresql.authentication" = ''
+        host "my_app" "my-app" 192.168.1.0/24 scram-sha-256
+      '';
+      values."services.postgresql.enableTCPIP" = true;
+      values."services.postgresql.ensureDatabases" = [ "my_app" ];
+      secrets."POSTGRES/MY_APP_PASSWORD".restartUnits = [ "io-databases-provision.service" ];
+    };
+  };
+}
