@@ -226,8 +226,13 @@ class Cgroup:
                 pass
 
     def close(self) -> None:
+        # The kernel may still be taking down what was killed in it.
+        deadline = time.monotonic() + 5
         for path in self.paths:
             self.remove(path)
+            while path.exists() and time.monotonic() < deadline:
+                time.sleep(0.01)
+                self.remove(path)
 
 
 class Machine:

@@ -1,6 +1,6 @@
 """Runs scenarios on a fleet of real systemd hosts, on this machine.
 
-    checks/lab/run                          all of checks/scenarios and checks/lab/scenarios, two at a time
+    checks/lab/run                          all of checks/scenarios and checks/lab/scenarios, some at a time
     checks/lab/run wrong_key firewall       some of them
     checks/lab/run --list                   their names, and what each shows
     checks/lab/run --keep                   boots the fleet and says how to get a shell in each host; Enter ends it
@@ -20,11 +20,10 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
+import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -46,8 +45,6 @@ FOLDERS = (CHECKS / "scenarios", HERE / "scenarios")
 DEADLINE = 600
 # Of each host's journal, when a scenario failed. All of it is in --logs.
 LINES = 80
-# What every scenario may find in the journals, as errors of our units: nothing.
-UNITS = ("io-*", "wait-for-io-*")
 
 
 def scenarios() -> dict[str, Path]:
@@ -175,56 +172,61 @@ def play(path: Path | None, options: argparse.Namespace) -> bool:
 # -- all of them ------------------------------------------------------------------------------------------------------
 
 
-class Runner:
-    """Each scenario in a process of its own: that one can be isolated, and ended whatever it does."""
+class Run:
+    """A scenario in a process of its own: that one can be isolated, and ended whatever it does."""
 
-    def __init__(self, options: argparse.Namespace) -> None:
-        self.options = options
-        self.running: set[subprocess.Popen[str]] = set()
-        self.lock = threading.Lock()
-        self.results: list[bool] = []
-
-    def one(self, name: str, stream: bool) -> None:
-        options = self.options
+    def __init__(self, name: str, options: argparse.Namespace, stream: bool) -> None:
+        self.name = name
+        self.began = time.monotonic()
+        self.output = None if stream else tempfile.TemporaryFile("w+")
         command = [
             sys.executable, str(HERE / "main.py"), "--one", f"--bin-dir={options.bin_dir}", f"--units={options.units}",
             f"--logs={options.logs}", f"--deadline={options.deadline}", name,
         ]  # fmt: skip
-        began = time.monotonic()
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=None if stream else subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        us = os.getpid()
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=self.output, stderr=subprocess.STDOUT, preexec_fn=lambda: machine.die_with(us)
         )
-        self.running.add(process)
-        try:
-            printed, _ = process.communicate(timeout=options.deadline + 120)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            printed, _ = process.communicate()
-        self.running.discard(process)
-        passed = process.returncode == 0
-        with self.lock:
-            self.results.append(passed)
-            print(f"{printed or ''}test {name} ... {'ok' if passed else 'FAILED'} ({time.monotonic() - began:.1f} s)", flush=True)
+        self.latest = self.began + options.deadline + 60
 
-    def all(self, names: list[str]) -> int:
-        began = time.monotonic()
-        jobs = min(self.options.jobs, len(names))
-        pool = ThreadPoolExecutor(jobs)
-        try:
-            for future in [pool.submit(self.one, name, jobs == 1) for name in names]:
-                future.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in list(self.running):
-                process.terminate()
-            raise
-        passed, failed = self.results.count(True), self.results.count(False)
-        print(
-            f"test result: {'FAILED' if failed else 'ok'}. {passed} passed; {failed} failed; 0 ignored; "
-            f"finished in {time.monotonic() - began:.1f} s",
-            flush=True,
-        )
-        return 1 if failed else 0
+    def is_over(self) -> bool:
+        if self.process.poll() is None and time.monotonic() > self.latest:
+            self.process.kill()
+            self.process.wait()
+        return self.process.poll() is not None
+
+    def result(self) -> bool:
+        passed = self.process.returncode == 0
+        if self.output:
+            self.output.seek(0)
+            print(self.output.read(), end="")
+        print(f"test {self.name} ... {'ok' if passed else 'FAILED'} ({time.monotonic() - self.began:.1f} s)", flush=True)
+        return passed
+
+
+def run_all(names: list[str], options: argparse.Namespace) -> int:
+    began = time.monotonic()
+    waiting, running, results = list(names), list[Run](), list[bool]()
+    try:
+        while waiting or running:
+            while waiting and len(running) < options.jobs:
+                running.append(Run(waiting.pop(0), options, stream=options.jobs == 1 or len(names) == 1))
+            time.sleep(0.05)
+            for run in [run for run in running if run.is_over()]:
+                running.remove(run)
+                results.append(run.result())
+    finally:
+        for run in running:
+            run.process.terminate()
+        for run in running:
+            run.process.wait()
+    passed, failed = results.count(True), results.count(False)
+    print(
+        f"test result: {'FAILED' if failed else 'ok'}. {passed} passed; {failed} failed; 0 ignored; "
+        f"finished in {time.monotonic() - began:.1f} s",
+        flush=True,
+    )
+    return 1 if failed else 0
 
 
 def parse() -> argparse.Namespace:
@@ -233,7 +235,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("scenario", nargs="*", help="names, as --list has them")
     parser.add_argument("--list", action="store_true", help="the scenarios")
     parser.add_argument("--keep", action="store_true", help="keep the fleet until Enter, with a shell in each host")
-    parser.add_argument("--jobs", type=int, default=2, help="fleets at the same time (default: 2)")
+    # They wait for most of the time.
+    jobs = 2 * (os.cpu_count() or 1)
+    parser.add_argument("--jobs", type=int, default=jobs, help="fleets at the same time (default: two for each processor)")
     parser.add_argument("--bin-dir", default=str(target / "debug"), help="where io-guardian and io-coordinator are")
     parser.add_argument("--units", type=Path, default=fixtures.RENDERED, help="rendered hosts (default: checks/units)")
     parser.add_argument("--logs", type=Path, default=target / "checks" / "lab", help="where journals and consoles go")
@@ -244,11 +248,8 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def ending() -> Callable[[int, FrameType | None], None]:
-    def end(_: int, __: FrameType | None) -> None:
-        sys.exit(130)
-
-    return end
+def end(_: int, __: FrameType | None) -> None:
+    sys.exit(130)
 
 
 def main() -> int:
@@ -266,7 +267,7 @@ def main() -> int:
         return 1 if options.can else 0
     if options.can:
         return 0
-    signal.signal(signal.SIGTERM, ending())
+    signal.signal(signal.SIGTERM, end)
     options.logs = options.logs.resolve()
     try:
         machine.tree()
@@ -277,7 +278,7 @@ def main() -> int:
     except machine.HostError as error:
         print(f"checks/lab/run: {error}", file=sys.stderr)
         return 1
-    return Runner(options).all(options.scenario or list(known))
+    return run_all(options.scenario or list(known), options)
 
 
 if __name__ == "__main__":
