@@ -75,9 +75,9 @@ SECRETS = {
 }
 
 
-def manifest() -> dict[str, Any]:
+def manifest(units: Path = RENDERED) -> dict[str, Any]:
     """What is known of each host beside its files: secrets, and what the modules say to NixOS' own."""
-    found: dict[str, Any] = json.loads((RENDERED / "manifest.json").read_text())["hosts"]
+    found: dict[str, Any] = json.loads((units / "manifest.json").read_text())["hosts"]
     return found
 
 

@@ -106,11 +106,14 @@ link set eth1 up
 class FleetHost(Machine):
     """A host of the fleet, with the units that the NixOS modules render for it."""
 
-    def __init__(self, name: str, switch: Switch, place: Path, units: Path, bin_dir: str, log: Path) -> None:
+    def __init__(
+        self, name: str, switch: Switch, place: Path, units: Path, facts: dict[str, Any], bin_dir: str, log: Path
+    ) -> None:
         super().__init__(name, place, bin_dir, log, whole=False, capabilities="CAP_NET_ADMIN")
         self.switch = switch
         self.units = units
-        self.facts: dict[str, Any] = fixtures.manifest()[name]
+        # Of the manifest: its secrets, and what the modules say to NixOS' own.
+        self.facts = facts
         self.prepared = False
         self.plugged = False
 

@@ -1,7 +1,7 @@
 """Runs scenarios on a fleet of real systemd hosts, on this machine.
 
     checks/lab/run                          all of checks/scenarios and checks/lab/scenarios, some at a time
-    checks/lab/run wrong_key firewall       some of them
+    checks/lab/run wrong_key firewall       some of them; or files, by their paths
     checks/lab/run --list                   their names, and what each shows
     checks/lab/run --keep                   boots the fleet and says how to get a shell in each host; Enter ends it
     checks/lab/run --keep wrong_key         the same, with the fleet as the scenario leaves it
@@ -71,13 +71,14 @@ class Fleet:
         logs.mkdir(parents=True, exist_ok=True)
         for old in logs.iterdir():
             old.unlink()
-        names = sorted(fixtures.manifest())
-        self.switch = Switch(names)
+        facts = fixtures.manifest(units)
+        self.switch = Switch(list(facts))
         place = machine.cache_dir() / "host"
         place.mkdir(exist_ok=True)
         machine.mount("tmpfs", place, "tmpfs", 0, "mode=0755,size=16m")
         self.hosts = {
-            name: FleetHost(name, self.switch, place / name, units / name, bin_dir, logs / f"{name}.console") for name in names
+            name: FleetHost(name, self.switch, place / name, units / name, facts[name], bin_dir, logs / f"{name}.console")
+            for name in sorted(facts)
         }
         self.machines = {name: LabMachine(host, self.report) for name, host in self.hosts.items()}
 
@@ -176,7 +177,7 @@ class Run:
     """A scenario in a process of its own: that one can be isolated, and ended whatever it does."""
 
     def __init__(self, name: str, options: argparse.Namespace, stream: bool) -> None:
-        self.name = name
+        self.name = Path(name).stem
         self.began = time.monotonic()
         self.output = None if stream else tempfile.TemporaryFile("w+")
         command = [
@@ -232,7 +233,7 @@ def run_all(names: list[str], options: argparse.Namespace) -> int:
 def parse() -> argparse.Namespace:
     target = Path(os.environ.get("CARGO_TARGET_DIR", "target"))
     parser = argparse.ArgumentParser(prog="checks/lab/run", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("scenario", nargs="*", help="names, as --list has them")
+    parser.add_argument("scenario", nargs="*", help="names, as --list has them, or files")
     parser.add_argument("--list", action="store_true", help="the scenarios")
     parser.add_argument("--keep", action="store_true", help="keep the fleet until Enter, with a shell in each host")
     # They wait for most of the time.
@@ -255,6 +256,11 @@ def end(_: int, __: FrameType | None) -> None:
 def main() -> int:
     options = parse()
     known = scenarios()
+    # A file elsewhere is one, too: what somebody tries out.
+    for index, name in enumerate(options.scenario):
+        if name.endswith(".py") and Path(name).is_file():
+            known[Path(name).resolve().as_posix()] = Path(name).resolve()
+            options.scenario[index] = Path(name).resolve().as_posix()
     if options.list:
         for name, path in known.items():
             print(f"{name:32} {path.read_text().splitlines()[0].lstrip('# ')}")
