@@ -99,8 +99,8 @@ link set eth1 up
         rules = "".join(
             f'iifname "{self.port(sender)}" oifname "{self.port(hearer)}" drop\n' for hearer, sender in sorted(self._deaf)
         )
-        chain = f"chain forward {{ type filter hook forward priority filter;\n{rules} }}"
-        command("nft", "-f", "-", input=f"table bridge lab\ndelete table bridge lab\ntable bridge lab {{ {chain} }}\n")
+        chain = f"chain forward {{\ntype filter hook forward priority filter\n{rules}}}"
+        command("nft", "-f", "-", input=f"table bridge lab\ndelete table bridge lab\ntable bridge lab {{\n{chain}\n}}\n")
 
 
 class FleetHost(Machine):

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -111,6 +112,15 @@ class Fleet:
         )  # fmt: skip
         return done.stdout + done.stderr
 
+    def errors(self, expected: list[str]) -> list[str]:
+        """What our units say in the journals that somebody must act on, and that the scenario does not expect."""
+        found = []
+        for name, host in self.hosts.items():
+            if host.prepared:
+                printed = self.journalctl(host, "--priority=err", "--output=cat", "--unit=io-*", "--unit=wait-for-io-*")
+                found += [f"{name}: {line}" for line in printed.splitlines() if line.strip()]
+        return [line for line in found if not any(re.search(pattern, line) for pattern in expected)]
+
     def end(self) -> None:
         for host in self.hosts.values():
             host.end()
@@ -152,6 +162,10 @@ def play(path: Path | None, options: argparse.Namespace) -> bool:
                     found = fleet.given()
                     for source in (MEASURE, path):
                         exec(compile(source.read_text(), str(source), "exec"), found)  # noqa: S102
+                expected = found.get("EXPECTED_ERRORS", [])
+                assert isinstance(expected, list)
+                if errors := fleet.errors(expected):
+                    raise AssertionError("\n".join(["errors in the journals, and none of EXPECTED_ERRORS:", *errors]))
             else:
                 fleet.start_all()
         except Exception:

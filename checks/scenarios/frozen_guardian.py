@@ -1,5 +1,7 @@
 # A guardian that stands still is killed by systemd's watchdog and started again; what was to be drained is drained.
 
+EXPECTED_ERRORS = ["^app1: io-guardian.service: Watchdog timeout"]
+
 started()
 watch_the_stop(nixio)
 

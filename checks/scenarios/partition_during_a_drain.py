@@ -1,6 +1,8 @@
 # One host cannot be reached when the drain begins. It is tried again: healed in time it is drained before the database stops, and
 # healed too late it is undrained like the others when the database is back.
 
+EXPECTED_ERRORS = ["^nixio: host has failed host=app1:9876 result=(timed-out|unreachable)"]
+
 started()
 watch_the_stop(nixio)
 
