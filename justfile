@@ -24,6 +24,11 @@ systemd *ARGS:
     cargo build --locked --bins
     /usr/bin/python3 checks/systemd/run_scenarios.py {{ ARGS }}
 
+# Scenarios on a fleet of real systemd hosts; `just lab wrong_key`, `just lab --list`, `just lab --keep` for shells in the hosts
+lab *ARGS:
+    cargo build --locked --bins
+    ./checks/lab/run {{ ARGS }}
+
 # A shell in a throw-away host with a real systemd
 shell:
     /usr/bin/python3 checks/systemd/host.py --shell

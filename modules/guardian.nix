@@ -125,7 +125,8 @@ in
         User = "io-guardian";
         Group = "io-guardian";
         StateDirectory = "io-guardian";
-        WatchdogSec = "30s";
+        # With the restart less than the 15 s for which a drain is tried again: one that hangs is another one in time.
+        WatchdogSec = "10s";
         Restart = "always";
         RestartSec = "1s";
         # A wrong command line or configuration does not get better by itself.

@@ -84,6 +84,19 @@ let
         secrets = lib.mapAttrs' (
           _: s: lib.nameValuePair s.path { inherit (s) owner group mode; }
         ) config.sops.secrets;
+        # What is said to NixOS' own modules, for whoever boots this with others.
+        services = {
+          firewall = { inherit (config.networking.firewall) allowedTCPPorts extraCommands; };
+        }
+        // lib.optionalAttrs config.services.postgresql.enable {
+          postgresql = {
+            inherit (config.services.postgresql) authentication enableTCPIP ensureDatabases;
+            ensureUsers = map (u: u.name) config.services.postgresql.ensureUsers;
+          };
+        }
+        // lib.optionalAttrs (config.services.redis.servers ? "") {
+          redis = { inherit (config.services.redis.servers."") bind port requirePassFile; };
+        };
         inherit (pkgs) scriptRoot;
       };
 in

@@ -10,7 +10,7 @@ and files that Nix would have put into its store. Programs are in /usr/bin, and 
 
 Written is each unit that a file of this repository defines, wholly or in part, its timer or socket, and all links from and
 to it. What NixOS alone brings is not: the databases' units are the business of whoever boots this. Their names are in the
-manifest, beside the secrets that are to be there.
+manifest, beside the secrets that are to be there and what the modules say to NixOS' own (firewall, PostgreSQL, Redis).
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ def render(folder: Path) -> list[str]:
     for name, data in evaluated.items():
         Host(folder / name, data, str(built.parent)).write()
     manifest = {
-        "hosts": {name: {"others": data["others"], "secrets": data["secrets"]} for name, data in evaluated.items()},
+        "hosts": {name: {key: data[key] for key in ("others", "secrets", "services")} for name, data in evaluated.items()},
         "sources": digests(nix.ROOT, *SOURCES),
         "files": digests(folder, "."),
     }

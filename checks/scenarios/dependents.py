@@ -3,6 +3,8 @@
 TARGET = "io-databases.target"
 
 started()
+# At the primary's very first boot its server answers before the password is set: then the application was refused once.
+others_pid = number(app1, "myapp.service", "MainPID")
 
 
 def begun(host: Host, unit: str) -> int:
@@ -71,4 +73,4 @@ with subtest("a dependent that is restarted with a new file runs the new one: wh
 
 with subtest("the other host was not touched by any of this"):
     assert run(app1)
-    assert number(app1, "myapp.service", "NRestarts") == 0 and sessions(nixio) == 1
+    assert number(app1, "myapp.service", "MainPID") == others_pid > 0 and sessions(nixio) == 1

@@ -1,6 +1,8 @@
 # A stop of PostgreSQL waits for the dependents of all hosts. The proof is PostgreSQL's: its stop begins with a count of the
 # sessions that it still has.
 
+EXPECTED_ERRORS = ["^nixio: host has failed host=app1:9876 result=refused"]
+
 started()
 watch_the_stop(nixio)
 

@@ -1,5 +1,7 @@
 # One host has another key: it is named, it is left as it is, and the others go on.
 
+EXPECTED_ERRORS = ["^nixio: host has failed host=app2:9876 result=bad-key"]
+
 KEY = "/run/secrets/IO_GUARDIAN_PSK"
 COORDINATOR = "io-database-coordinator.service"
 

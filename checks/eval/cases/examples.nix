@@ -50,7 +50,7 @@ in
           "User=io-guardian"
           "LoadCredential=psk:/run/secrets/IO_GUARDIAN_PSK"
           "Restart=always"
-          "WatchdogSec=30s"
+          "WatchdogSec=10s"
           "StateDirectory=io-guardian"
           "NoNewPrivileges=true"
           "RestartPreventExitStatus=64 78"

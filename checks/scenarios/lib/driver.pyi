@@ -1,4 +1,4 @@
-# What a driver gives to a scenario, and nothing more: the names that NixOS' test driver has, as `checks/scenarios/lint`
+# What a driver gives to a scenario, and nothing more: the names that NixOS' test driver has, as `checks/scenarios/lib/lint.py`
 # puts them before a scenario to check it. NixOS puts its own there; a driver of another kind gives objects like these.
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -23,8 +23,13 @@ class Machine(Protocol):
     def wait_until_succeeds(self, command: str, timeout: int = ...) -> str: ...
     def wait_until_fails(self, command: str, timeout: int = ...) -> str: ...
 
+# What the lab has besides, for checks/lab/scenarios.
+class LabMachine(Machine, Protocol):
+    def freeze(self) -> None: ...
+    def thaw(self) -> None: ...
+    # Whether what the other one sends arrives.
+    def hears(self, other: LabMachine, yes: bool) -> None: ...
+
 start_all: Callable[[], None]
 subtest: Callable[[str], AbstractContextManager[None]]
-nixio: Machine
-app1: Machine
-app2: Machine
+# `nixio: Machine`, or LabMachine, and so on for each host.

@@ -14,17 +14,23 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 SCENARIOS = HERE.parent
-GIVEN = ("start_all", "subtest", "nixio", "app1", "app2")
+LAB = SCENARIOS.parent / "lab" / "scenarios"
+HOSTS = ("nixio", "app1", "app2")
+GIVEN = ("start_all", "subtest", *HOSTS)
 
 
 def together(scenario: Path, header: bool) -> str:
     """A scenario with all that stands before it."""
-    parts = [HERE / "driver.pyi"] * header + [HERE / "measure.py", scenario]
-    return "\n".join(part.read_text() for part in parts)
+    text = "\n".join(part.read_text() for part in (HERE / "measure.py", scenario))
+    if header:
+        kind = "LabMachine" if scenario.resolve().parent == LAB else "Machine"
+        hosts = "".join(f"{name}: {kind}\n" for name in HOSTS)
+        text = f"from __future__ import annotations\n{(HERE / 'driver.pyi').read_text()}{hosts}\n{text}"
+    return text
 
 
 def main() -> int:
-    scenarios = [Path(name) for name in sys.argv[1:]] or sorted(SCENARIOS.glob("*.py"))
+    scenarios = [Path(name) for name in sys.argv[1:]] or [*sorted(SCENARIOS.glob("*.py")), *sorted(LAB.glob("*.py"))]
     if not scenarios:
         print("no scenario found", file=sys.stderr)
         return 1

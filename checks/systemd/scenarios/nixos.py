@@ -1,86 +1,35 @@
 """The units that the NixOS modules render, on a real systemd with a real PostgreSQL and Redis.
 
 One host is both: the primary and a client. What nixpkgs and sops-nix bring (the databases' units, the secrets, users) is
-put there in the same shapes; what our modules write is taken as it was rendered (checks/units).
+put there in the same shapes (checks/fixtures.py); what our modules write is taken as it was rendered (checks/units).
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import re
-import shutil
 from functools import partial
-from pathlib import Path
 
+import fixtures
 from harness import KEY
 
-from .case import UNITS, Case
+from .case import Case
 
-RENDERED = Path(__file__).resolve().parents[2] / "units"
+PSK = "/run/secrets/IO_GUARDIAN_PSK"
 COORDINATOR = "io-database-coordinator.service"
 WAIT = "wait-for-io-databases.service"
 TARGET = "io-databases.target"
 PATIENCE = 40.0
 
-# As nixpkgs has them, where it matters: names, types, ordering, Restart=.
-POSTGRESQL = """\
-[Unit]
-After=network.target
-Wants=postgresql.target
-PartOf=postgresql.target
+# The test opens the gate; and who is still connected when it is told to stop.
+WATCHED = """\
 [Service]
-Type=notify
-User=postgres
-RuntimeDirectory=postgresql
-ExecStartPre=/bin/sh /etc/lab/initdb
-ExecStart=/bin/sh /etc/lab/postgres
+ExecStartPre=
+ExecStartPre=/bin/sh -c 'until test -e /run/t/postgresql; do sleep 0.02; done'
+ExecStartPre=/bin/sh /etc/fixtures/initdb
 ExecStop=/bin/sh /etc/lab/count
-KillMode=mixed
-KillSignal=SIGINT
-Restart=always
-RestartSec=100ms
-TimeoutSec=120
 """
-POSTGRESQL_TARGET = "[Unit]\nRequires=postgresql.service postgresql-setup.service\n"
-POSTGRESQL_SETUP = """\
-[Unit]
-Requires=postgresql.service
-After=postgresql.service
-[Service]
-Type=oneshot
-RemainAfterExit=yes
-User=postgres
-ExecStart=/bin/sh /etc/lab/setup
-"""
-REDIS = """\
-[Unit]
-After=network.target
-[Service]
-Type=notify
-User=redis
-ExecStart=/bin/sh -c 'exec redis-server --supervised systemd --save "" --requirepass $(cat /run/secrets/REDIS/PASSWORD)'
-"""
-SCRIPTS = {
-    # The test opens the gate. Passwords are asked for over TCP, as from another host.
-    "initdb": """\
-until test -e /run/t/postgresql; do sleep 0.02; done
-cd /var/lib/postgresql
-test -e data/PG_VERSION || /usr/lib/postgresql/*/bin/initdb -D data --auth-local=trust --auth-host=scram-sha-256 >/dev/null
-""",
-    "postgres": "exec /usr/lib/postgresql/*/bin/postgres -D /var/lib/postgresql/data -c listen_addresses='*' -c fsync=off -c log_connections=on\n",
-    # Who is still connected when it is told to stop.
-    "count": """psql -XAtc "select count(*) from pg_stat_activity where usename = 'myapp'" postgres >>/run/t/connections\n""",
-    # What ensureUsers and ensureDatabases do.
-    "setup": "psql -Xc 'create role myapp login' postgres; psql -Xc 'create database myapp' postgres; true\n",
-}
-SECRETS = {
-    "IO_GUARDIAN_PSK": (KEY, 0o440),
-    "POSTGRES/MYAPP_PASSWORD": ("password of myapp", 0o444),
-    "REDIS/PASSWORD": ("password-of-redis", 0o444),
-}
-# Brought by nixpkgs; the rendering has the stand-in's.
-THEIRS = {"postgresql.service", "postgresql-setup.service", "postgresql.target", "redis.service"}
+COUNT = """psql -XAtc "select count(*) from pg_stat_activity where usename = 'myapp'" postgres >>/run/t/connections\n"""
 
 
 class Nixos(Case):
@@ -93,8 +42,9 @@ class Nixos(Case):
         self.host.path("/run/t").chmod(0o777)
         self.host.put("/etc/hosts", "127.0.0.1 localhost nixio app1 app2\n")
         for host in self.hosts:
-            self.install(RENDERED / host)
+            fixtures.install(self.host.path("/"), fixtures.RENDERED / host)
             self.host.run("systemd-sysusers")
+<<<<<<< HEAD
         self.unit("postgresql.service", POSTGRESQL)
         self.unit("postgresql.target", POSTGRESQL_TARGET)
         self.unit("postgresql-setup.service", POSTGRESQL_SETUP)
@@ -107,23 +57,18 @@ class Nixos(Case):
             self.host.run("chgrp io-coordinator /run/secrets/IO_GUARDIAN_PSK")
             for unit in ("postgresql.target", "redis.service"):
                 self.host.systemctl("add-wants", "multi-user.target", unit)
+=======
+        fixtures.databases(self.host.path("/"), fixtures.manifest()["nixio"]["services"])
+        self.host.put("/etc/lab/count", COUNT)
+        self.unit("postgresql.service.d/50-watched.conf", WATCHED)
+        for place, secret in fixtures.SECRETS.items():
+            # One host is several: all of them read it.
+            self.host.put(place, secret + "\n", 0o440 if place == PSK else 0o444)
+        self.host.run(f"chgrp io-coordinator {PSK}")
+>>>>>>> lab
         # One guardian is all of the fleet here.
         self.host.put("/etc/io-guardian/hosts", "app1:9876\n")
         self.host.systemctl("daemon-reload")
-
-    def install(self, folder: Path) -> None:
-        """Puts a rendered host's files where they belong."""
-        for top, folders, files in os.walk(folder):
-            for name in [*files, *(f for f in folders if Path(top, f).is_symlink())]:
-                source = Path(top, name)
-                relative = source.relative_to(folder)
-                if relative.parts[0] in THEIRS:
-                    continue
-                place = f"/etc/{relative.relative_to('etc')}" if relative.parts[0] == "etc" else f"{UNITS}/{relative}"
-                target = self.host.path(place)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.unlink(missing_ok=True)
-                shutil.copy(source, target, follow_symlinks=False)
 
     async def boot(self) -> None:
         """What a boot does: multi-user.target and all that it wants."""
@@ -171,7 +116,7 @@ class Fleet(Nixos):
         self.assertGreater(self.monotonic("myapp.service", "ExecMainStart"), self.monotonic("postgresql.service", "ActiveEnter"))
         # The password came from the secret through the provisioning: myapp could log in.
         self.assertEqual(self.host.state("io-databases-provision.service"), "active")
-        for secret, _ in SECRETS.values():
+        for secret in fixtures.SECRETS.values():
             log = self.host.run("journalctl", "--no-pager", "--output=cat").stdout
             self.assertNotIn(secret, log)
 
@@ -242,7 +187,7 @@ class Fleet(Nixos):
         await self.boot()
         await self.up()
         # As a switch does it: the secret is another, and the guardian is restarted. The coordinator is not.
-        self.host.path("/run/secrets/IO_GUARDIAN_PSK").write_text("another " + KEY + "\n")
+        self.host.path(PSK).write_text("another " + KEY + "\n")
         await self.command("systemctl", "restart", "io-guardian.service")
         await self.command("systemctl", "stop", "postgresql.service")
         self.assertEqual(self.told("drain"), 1, self.host.journal(COORDINATOR))

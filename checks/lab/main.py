@@ -1,0 +1,305 @@
+"""Runs scenarios on a fleet of real systemd hosts, on this machine.
+
+    checks/lab/run                          all of checks/scenarios and checks/lab/scenarios, some at a time
+    checks/lab/run wrong_key firewall       some of them; or files, by their paths
+    checks/lab/run --list                   their names, and what each shows
+    checks/lab/run --keep                   boots the fleet and says how to get a shell in each host; Enter ends it
+    checks/lab/run --keep wrong_key         the same, with the fleet as the scenario leaves it
+    checks/lab/run --units DIR              other units than checks/units: to see a scenario fail
+
+Each scenario has a fleet of its own: nixio, app1 and app2, with their own systemd, PostgreSQL and Redis, and the units that
+the NixOS modules render. Needs root, systemd-nspawn, mmdebstrap, iproute2 and nftables; no Nix.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+sys.dont_write_bytecode = True
+HERE = Path(__file__).resolve().parent
+CHECKS = HERE.parent
+sys.path[:0] = [str(HERE), str(CHECKS)]
+
+import fixtures  # noqa: E402
+import machine  # noqa: E402
+from driver import LabMachine, Report  # noqa: E402
+from fleet import FleetHost, Switch  # noqa: E402
+
+MEASURE = CHECKS / "scenarios" / "lib" / "measure.py"
+# What NixOS' driver can run too, and what only this one can.
+FOLDERS = (CHECKS / "scenarios", HERE / "scenarios")
+# Longer than any scenario takes, on a machine that does much else.
+DEADLINE = 600
+# Of each host's journal, when a scenario failed. All of it is in --logs.
+LINES = 80
+
+
+def scenarios() -> dict[str, Path]:
+    return {path.stem: path for folder in FOLDERS for path in sorted(folder.glob("*.py"))}
+
+
+def missing() -> str | None:
+    if reason := machine.missing():
+        return reason
+    for program, package in (("ip", "iproute2"), ("nft", "nftables")):
+        if shutil.which(program) is None:
+            return f"{program} is not installed: apt-get install {package}"
+    return None
+
+
+class Fleet:
+    """The hosts of one scenario. This process is isolated for it, and can have one."""
+
+    def __init__(self, bin_dir: str, units: Path, logs: Path) -> None:
+        machine.tree()
+        machine.isolate()
+        self.report = Report()
+        self.logs = logs
+        logs.mkdir(parents=True, exist_ok=True)
+        for old in logs.iterdir():
+            old.unlink()
+        facts = fixtures.manifest(units)
+        self.switch = Switch(list(facts))
+        place = machine.cache_dir() / "host"
+        place.mkdir(exist_ok=True)
+        machine.mount("tmpfs", place, "tmpfs", 0, "mode=0755,size=16m")
+        self.hosts = {
+            name: FleetHost(name, self.switch, place / name, units / name, facts[name], bin_dir, logs / f"{name}.console")
+            for name in sorted(facts)
+        }
+        self.machines = {name: LabMachine(host, self.report) for name, host in self.hosts.items()}
+
+    def start_all(self) -> None:
+        for each in self.machines.values():
+            each.start()
+
+    def given(self) -> dict[str, object]:
+        """What a scenario finds."""
+        return {
+            "__name__": "scenario",
+            "start_all": self.start_all,
+            "subtest": self.report.subtest,
+            "machines": list(self.machines.values()),
+            "log": self.report.say,
+            **self.machines,
+        }
+
+    def journals(self) -> Iterator[tuple[str, str]]:
+        """Of all boots, read from outside: of hosts that are off, frozen or broken, too."""
+        for name, host in self.hosts.items():
+            if host.prepared:
+                yield name, self.journalctl(host, "--output=short-precise")
+
+    @staticmethod
+    def journalctl(host: FleetHost, *arguments: str) -> str:
+        done = subprocess.run(
+            ["journalctl", "--quiet", "--no-pager", f"--directory={host.root}/var/log/journal", *arguments],
+            capture_output=True, text=True, errors="replace",
+        )  # fmt: skip
+        return done.stdout + done.stderr
+
+    def errors(self, expected: list[str]) -> list[str]:
+        """What our units say in the journals that somebody must act on, and that the scenario does not expect."""
+        found = []
+        for name, host in self.hosts.items():
+            if host.prepared:
+                printed = self.journalctl(host, "--priority=err", "--output=cat", "--unit=io-*", "--unit=wait-for-io-*")
+                found += [f"{name}: {line}" for line in printed.splitlines() if line.strip()]
+        return [line for line in found if not any(re.search(pattern, line) for pattern in expected)]
+
+    def end(self) -> None:
+        for host in self.hosts.values():
+            host.end()
+
+    def shells(self) -> str:
+        lines = []
+        for name, each in self.machines.items():
+            try:
+                each.connect()
+            except machine.HostError as error:
+                lines.append(f"  {name}: {error}")
+                continue
+            environment = [f"{key}={value}" for key, value in machine.ENVIRONMENT.items()]
+            lines.append(f"  {name}: " + shlex.join(["env", "-i", *environment, "TERM=" + os.environ.get("TERM", "dumb"), *each.host.argv("/bin/bash")]))
+        return "\n".join(lines)
+
+
+@contextmanager
+def deadline(seconds: int) -> Iterator[None]:
+    def ring(_: int, __: FrameType | None) -> None:
+        raise TimeoutError(f"the scenario was ended after {seconds} s")
+
+    signal.signal(signal.SIGALRM, ring)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+
+
+def play(path: Path | None, options: argparse.Namespace) -> bool:
+    """Runs one scenario here, and says what happens as it happens."""
+    fleet = Fleet(options.bin_dir, options.units, options.logs / (path.stem if path else "fleet"))
+    passed = True
+    try:
+        try:
+            if path:
+                with deadline(options.deadline):
+                    found = fleet.given()
+                    for source in (MEASURE, path):
+                        exec(compile(source.read_text(), str(source), "exec"), found)  # noqa: S102
+                expected = found.get("EXPECTED_ERRORS", [])
+                assert isinstance(expected, list)
+                if errors := fleet.errors(expected):
+                    raise AssertionError("\n".join(["errors in the journals, and none of EXPECTED_ERRORS:", *errors]))
+            else:
+                fleet.start_all()
+        except Exception:
+            passed = False
+            print(traceback.format_exc().rstrip(), flush=True)
+        for name, text in fleet.journals():
+            (fleet.logs / f"{name}.journal").write_text(text)
+            if not passed:
+                print(f"--- the end of {name}'s journal; all of it: {fleet.logs}/{name}.journal")
+                print("\n".join(text.splitlines()[-LINES:]), flush=True)
+        if options.keep:
+            print(f"The fleet is kept. A shell in a host:\n{fleet.shells()}\nEnter ends it.", flush=True)
+            sys.stdin.readline()
+    finally:
+        fleet.end()
+    return passed
+
+
+# -- all of them ------------------------------------------------------------------------------------------------------
+
+
+class Run:
+    """A scenario in a process of its own: that one can be isolated, and ended whatever it does."""
+
+    def __init__(self, name: str, options: argparse.Namespace, stream: bool) -> None:
+        self.name = Path(name).stem
+        self.began = time.monotonic()
+        self.output = None if stream else tempfile.TemporaryFile("w+")
+        command = [
+            sys.executable, str(HERE / "main.py"), "--one", f"--bin-dir={options.bin_dir}", f"--units={options.units}",
+            f"--logs={options.logs}", f"--deadline={options.deadline}", name,
+        ]  # fmt: skip
+        us = os.getpid()
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=self.output, stderr=subprocess.STDOUT, preexec_fn=lambda: machine.die_with(us)
+        )
+        self.latest = self.began + options.deadline + 60
+
+    def is_over(self) -> bool:
+        if self.process.poll() is None and time.monotonic() > self.latest:
+            self.process.kill()
+            self.process.wait()
+        return self.process.poll() is not None
+
+    def result(self) -> bool:
+        passed = self.process.returncode == 0
+        if self.output:
+            self.output.seek(0)
+            print(self.output.read(), end="")
+        print(f"test {self.name} ... {'ok' if passed else 'FAILED'} ({time.monotonic() - self.began:.1f} s)", flush=True)
+        return passed
+
+
+def run_all(names: list[str], options: argparse.Namespace) -> int:
+    began = time.monotonic()
+    waiting, running, results = list(names), list[Run](), list[bool]()
+    try:
+        while waiting or running:
+            while waiting and len(running) < options.jobs:
+                running.append(Run(waiting.pop(0), options, stream=options.jobs == 1 or len(names) == 1))
+            time.sleep(0.05)
+            for run in [run for run in running if run.is_over()]:
+                running.remove(run)
+                results.append(run.result())
+    finally:
+        for run in running:
+            run.process.terminate()
+        for run in running:
+            run.process.wait()
+    passed, failed = results.count(True), results.count(False)
+    print(
+        f"test result: {'FAILED' if failed else 'ok'}. {passed} passed; {failed} failed; 0 ignored; "
+        f"finished in {time.monotonic() - began:.1f} s",
+        flush=True,
+    )
+    return 1 if failed else 0
+
+
+def parse() -> argparse.Namespace:
+    target = Path(os.environ.get("CARGO_TARGET_DIR", "target"))
+    parser = argparse.ArgumentParser(prog="checks/lab/run", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("scenario", nargs="*", help="names, as --list has them, or files")
+    parser.add_argument("--list", action="store_true", help="the scenarios")
+    parser.add_argument("--keep", action="store_true", help="keep the fleet until Enter, with a shell in each host")
+    # They wait for most of the time.
+    jobs = 2 * (os.cpu_count() or 1)
+    parser.add_argument("--jobs", type=int, default=jobs, help="fleets at the same time (default: two for each processor)")
+    parser.add_argument("--bin-dir", default=str(target / "debug"), help="where io-guardian and io-coordinator are")
+    parser.add_argument("--units", type=Path, default=fixtures.RENDERED, help="rendered hosts (default: checks/units)")
+    parser.add_argument("--logs", type=Path, default=target / "checks" / "lab", help="where journals and consoles go")
+    parser.add_argument("--deadline", type=int, default=DEADLINE, help="seconds for one scenario")
+    parser.add_argument("--can", action="store_true", help="say why it cannot be done here")
+    # For ourselves: this one, in this process.
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def end(_: int, __: FrameType | None) -> None:
+    sys.exit(130)
+
+
+def main() -> int:
+    options = parse()
+    known = scenarios()
+    # A file elsewhere is one, too: what somebody tries out.
+    for index, name in enumerate(options.scenario):
+        if name.endswith(".py") and Path(name).is_file():
+            known[Path(name).resolve().as_posix()] = Path(name).resolve()
+            options.scenario[index] = Path(name).resolve().as_posix()
+    if options.list:
+        for name, path in known.items():
+            print(f"{name:32} {path.read_text().splitlines()[0].lstrip('# ')}")
+        return 0
+    if unknown := [name for name in options.scenario if name not in known]:
+        print(f"checks/lab/run: there is no scenario {', '.join(unknown)}: see --list", file=sys.stderr)
+        return 64
+    if reason := missing():
+        print(f"SKIP the lab: {reason}")
+        return 1 if options.can else 0
+    if options.can:
+        return 0
+    signal.signal(signal.SIGTERM, end)
+    options.logs = options.logs.resolve()
+    try:
+        machine.tree()
+        if options.keep:
+            return 0 if play(known[options.scenario[0]] if options.scenario else None, options) else 1
+        if options.one:
+            return 0 if play(known[options.scenario[0]], options) else 1
+    except machine.HostError as error:
+        print(f"checks/lab/run: {error}", file=sys.stderr)
+        return 1
+    return run_all(options.scenario or list(known), options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

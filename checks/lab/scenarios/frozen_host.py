@@ -1,0 +1,31 @@
+# A host stands still through a drain and the undrain after it. Thawed, it finds both in its sockets: the older does not win.
+
+EXPECTED_ERRORS = [
+    "^nixio: host has failed host=app1:9876 result=timed-out",
+    # Thawed, its systemd has seen no sign of life for a minute.
+    "^app1: io-guardian.service: Watchdog timeout",
+]
+
+started()
+watch_the_stop(nixio)
+
+with subtest("a frozen host does not hold the database for ever, and is named"):
+    app1.freeze()
+    begun = time.monotonic()
+    nixio.succeed("systemctl stop postgresql.service", timeout=DRAIN + 30)
+    took = time.monotonic() - begun
+    print(f"stopped after {took:.1f} s")
+    assert took < DRAIN, took
+    assert rest(app2)
+    # Its application stands still, too: its session is there.
+    assert sessions_at_stop(nixio) == [1], sessions_at_stop(nixio)
+    nixio.succeed("journalctl -b -o cat -u io-database-coordinator.service | grep -a 'host has failed.*host=app1'")
+
+with subtest("the database is back while the host is frozen: the other one runs"):
+    nixio.succeed("systemctl start postgresql.service")
+    until("the other host runs", lambda: run(app2), UNDRAIN)
+
+with subtest("thawed, its dependents run, and stay"):
+    app1.thaw()
+    until("all dependents run", all_run, 2 * UNDRAIN)
+    stays("all run", all_run, 10)

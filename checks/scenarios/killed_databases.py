@@ -1,0 +1,45 @@
+# A database is killed, not stopped: its dependents are told, and run again on new connections once it answers.
+
+started()
+
+
+def begun(host: Host, unit: str) -> int:
+    return number(host, unit, "ExecMainStartTimestampMonotonic")
+
+
+def told(action: str) -> int:
+    _, lines = nixio.execute(
+        f"journalctl -b -o cat -u io-database-coordinator.service | grep -ac '^{action}: 2 of 2 hosts ok'"
+    )
+    return int(lines.strip() or 0)
+
+
+def restarted(what: str, command: str) -> None:
+    before = {host.name: begun(host, unit) for host, unit in ((app1, "myapp.service"), (app2, "queue.service"))}
+    drains, undrains = told("drain"), told("undrain")
+    nixio.succeed(command)
+    took = until("told to stop and to start", lambda: told("drain") > drains and told("undrain") > undrains, DRAIN)
+    until("all dependents run", all_run, UNDRAIN)
+    print(f"{what}: undrained after {took:.1f} s")
+    assert begun(app1, "myapp.service") > before["app1"]
+    assert begun(app2, "queue.service") > before["app2"]
+
+
+with subtest("the boot's undrain is over"):
+    nixio.wait_for_unit("io-database-coordinator.service", timeout=60)
+
+with subtest("PostgreSQL is killed, and comes back by itself"):
+    restarted("PostgreSQL", "kill -KILL $(systemctl show -P MainPID postgresql.service)")
+
+with subtest("Redis is killed, and is started again"):
+    restarted(
+        "Redis",
+        "systemctl kill --signal=KILL redis.service; "
+        "until test \"$(systemctl show -P ActiveState redis.service)\" != active; do sleep 0.1; done; "
+        "systemctl start redis.service",
+    )
+
+with subtest("one session is open, and nothing has failed"):
+    assert sessions(nixio) == 1, sessions(nixio)
+    for host in (app1, app2):
+        host.fail("systemctl --failed --no-legend --plain list-units 'io-*' 'wait-for-*' | grep .")

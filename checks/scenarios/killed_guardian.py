@@ -1,0 +1,37 @@
+# A guardian is killed in the middle of a drain: the next one finishes it, and PostgreSQL waits.
+
+started()
+watch_the_stop(nixio)
+# Its stop is held until we say so.
+app1.succeed(
+    "mkdir -p /run/systemd/system/myapp.service.d",
+    "printf '[Service]\\nExecStop=/bin/sh -c \"until test -e /run/go; do sleep 0.1; done\"\\n' "
+    ">/run/systemd/system/myapp.service.d/50-held.conf",
+    "systemctl daemon-reload",
+)
+
+with subtest("the drain is under way: the application stops, PostgreSQL still runs"):
+    nixio.succeed("systemctl stop --no-block postgresql.service")
+    until("the application is stopping", lambda: state(app1, "myapp.service") == "deactivating", 30)
+    assert is_active(nixio, "postgresql.service")
+
+with subtest("the guardian is killed, comes back, and PostgreSQL goes on to wait"):
+    pid = number(app1, "io-guardian.service", "MainPID")
+    app1.succeed(f"kill -KILL {pid}")
+    until("another guardian runs", lambda: number(app1, "io-guardian.service", "MainPID") not in (0, pid), 15)
+    stays(
+        "nothing is over",
+        lambda: is_active(nixio, "postgresql.service") and state(app1, "myapp.service") == "deactivating",
+        3,
+    )
+
+with subtest("the application has stopped, then PostgreSQL does, with no session left"):
+    app1.succeed("touch /run/go")
+    until("PostgreSQL is stopped", lambda: state(nixio, "postgresql.service") == "inactive", DRAIN)
+    assert sessions_at_stop(nixio) == [0], sessions_at_stop(nixio)
+    assert rest(app1) and rest(app2)
+    nixio.succeed("journalctl -b -o cat -u io-database-coordinator.service | grep -a 'drain: 2 of 2 hosts ok'")
+
+with subtest("the database is back, and everything runs"):
+    nixio.succeed("systemctl start postgresql.service")
+    until("all dependents run", all_run, UNDRAIN)
