@@ -28,7 +28,9 @@ client = address("app1", seen_from=nixio)
 primary = address("nixio", seen_from=app1)
 outer = address("app2", seen_from=nixio)
 
-app1.succeed(f"systemd-run --unit=other-port systemd-socket-activate --listen=0.0.0.0:{OTHER_PORT} sleep infinity")
+# A program by its path: a unit made on the spot has a PATH of its own.
+sleep = app1.succeed("command -v sleep").strip()
+app1.succeed(f"systemd-run --unit=other-port systemd-socket-activate --listen=0.0.0.0:{OTHER_PORT} {sleep} infinity")
 until("the other port is open", lambda: connects(app1, "127.0.0.1", OTHER_PORT), 30)
 
 with subtest("from outside of the fleet's networks nothing is open, and the hosts are there"):
@@ -51,3 +53,6 @@ with subtest("and the databases of the primary, which has no guardian"):
     for host in (app1, app2):
         assert connects(host, primary, 5432) and connects(host, primary, 6379), host.name
         assert not connects(host, primary, 9876), host.name
+
+with subtest("and what was closed all along was closed by the firewall"):
+    assert connects(app1, "127.0.0.1", OTHER_PORT)
