@@ -44,28 +44,16 @@ class Nixos(Case):
         for host in self.hosts:
             fixtures.install(self.host.path("/"), fixtures.RENDERED / host)
             self.host.run("systemd-sysusers")
-<<<<<<< HEAD
-        self.unit("postgresql.service", POSTGRESQL)
-        self.unit("postgresql.target", POSTGRESQL_TARGET)
-        self.unit("postgresql-setup.service", POSTGRESQL_SETUP)
-        self.unit("redis.service", REDIS)
-        for name, text in SCRIPTS.items():
-            self.host.put(f"/etc/lab/{name}", text)
-        for name, (text, mode) in SECRETS.items():
-            self.host.put(f"/run/secrets/{name}", text + "\n", mode)
-        if "nixio" in self.hosts:
-            self.host.run("chgrp io-coordinator /run/secrets/IO_GUARDIAN_PSK")
-            for unit in ("postgresql.target", "redis.service"):
-                self.host.systemctl("add-wants", "multi-user.target", unit)
-=======
-        fixtures.databases(self.host.path("/"), fixtures.manifest()["nixio"]["services"])
-        self.host.put("/etc/lab/count", COUNT)
-        self.unit("postgresql.service.d/50-watched.conf", WATCHED)
         for place, secret in fixtures.SECRETS.items():
             # One host is several: all of them read it.
             self.host.put(place, secret + "\n", 0o440 if place == PSK else 0o444)
-        self.host.run(f"chgrp io-coordinator {PSK}")
->>>>>>> lab
+        if "nixio" in self.hosts:
+            fixtures.databases(self.host.path("/"), fixtures.manifest()["nixio"]["services"])
+            self.host.put("/etc/lab/count", COUNT)
+            self.unit("postgresql.service.d/50-watched.conf", WATCHED)
+            self.host.run(f"chgrp io-coordinator {PSK}")
+            # As nixpkgs' modules have it.
+            self.host.systemctl("add-wants", "multi-user.target", "postgresql.target", "redis.service")
         # One guardian is all of the fleet here.
         self.host.put("/etc/io-guardian/hosts", "app1:9876\n")
         self.host.systemctl("daemon-reload")
