@@ -1,6 +1,9 @@
 # What can be read off a fleet's nixosConfigurations.
 { lib }:
 rec {
+  # "host:port", as our programs want it: an IPv6 address has brackets.
+  endpoint = host: port: "${if lib.hasInfix ":" host then "[${host}]" else host}:${toString port}";
+
   # What the hosts that name `primary` as theirs say of their databases, by their networking.hostName. A host without our
   # modules is no member.
   members =
@@ -17,19 +20,11 @@ rec {
   # The guardians that `primary` has to tell, beside its own, as the coordinator's --hosts wants them: "app1:9876".
   clients =
     primary: nixosConfigurations:
-    lib.mapAttrsToList
-      (
-        _: member:
-        let
-          inherit (member.guardian) address port;
-        in
-        "${if lib.hasInfix ":" address then "[${address}]" else address}:${toString port}"
+    lib.mapAttrsToList (_: member: endpoint member.guardian.address member.guardian.port) (
+      lib.filterAttrs (_: member: member.guardian.enable) (
+        removeAttrs (members primary nixosConfigurations) [ primary ]
       )
-      (
-        lib.filterAttrs (_: member: member.guardian.enable) (
-          removeAttrs (members primary nixosConfigurations) [ primary ]
-        )
-      );
+    );
 
   # What a host declares of one kind ("postgres" or "redis") on its primary: [ { host; name; value; } ]. What lies on another
   # server is not the primary's.

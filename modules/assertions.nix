@@ -75,22 +75,33 @@ let
     lib.filter (server: server.enable) (lib.attrValues config.services.redis.servers)
   );
 
-  # Two names that meet in one role or in one database.
-  postgres = provision.declared.postgres;
-  pairs =
-    meet:
+  # Pairs of declarations, each once, that must not both be: [ { first; second; } ].
+  meeting =
+    test: declarations:
     lib.concatLists (
       lib.imap0 (
         i: first:
-        map (second: { inherit first second; }) (
-          lib.filter (second: first.name != second.name && meet first.value second.value) (
-            lib.drop (i + 1) postgres
-          )
-        )
-      ) postgres
+        map (second: { inherit first second; }) (lib.filter (test first) (lib.drop (i + 1) declarations))
+      ) declarations
     );
-  oneRole = pairs (a: b: a.user == b.user && a.password.secret != b.password.secret);
-  oneDatabase = pairs (a: b: a.database == b.database && a.user != b.user);
+  postgres = provision.declared.postgres;
+  redis = provision.declared.redis;
+  oneName = meeting (
+    a: b: a.name == b.name && !(a.value.database == b.value.database && a.value.user == b.value.user)
+  ) postgres;
+  oneRole = meeting (
+    a: b:
+    a.name != b.name
+    && a.value.user == b.value.user
+    && a.value.password.secret != b.value.password.secret
+  ) postgres;
+  oneDatabase = meeting (
+    a: b: a.name != b.name && a.value.database == b.value.database && a.value.user != b.value.user
+  ) postgres;
+  twoNumbers = meeting (a: b: a.name == b.name && a.value.database_id != b.value.database_id) redis;
+  numbered = lib.filter (d: d.value.database_id != null) redis;
+  oneNumber = meeting (a: b: a.name != b.name && a.value.database_id == b.value.database_id) numbered;
+  taken = map (d: d.value.database_id) numbered ++ lib.attrValues cfg.redisDatabaseIds;
 
   # By the names of the configurations first: to ask a host for its name means to evaluate it.
   nobodyIsPrimary =
@@ -100,10 +111,10 @@ let
     && !lib.any (other: other.config.networking.hostName == primary) (lib.attrValues coordinator.fleet);
 
   base = lib.removeSuffix ".service";
-  listedServices = lib.filter (unit: lib.hasSuffix ".service" unit) (
-    map (unit: if lib.hasInfix "." unit then unit else "${unit}.service") cfg.dependentServices
-  );
-  unknown = lib.filter (unit: !(config.systemd.services ? ${base unit})) listedServices;
+  # An instance is its template's: worker@1 comes of worker@.
+  template = name: "${lib.head (lib.splitString "@" name)}@";
+  defined = name: config.systemd.services ? ${name} || config.systemd.services ? ${template name};
+  unknown = lib.filter (unit: lib.hasSuffix ".service" unit && !defined (base unit)) cfg.dependents;
 
   stopTimeout = name: config.systemd.services.${name}.serviceConfig.TimeoutStopSec or null;
   # Only what is written as a duration of ours is compared; the guardian compares the rest when it starts.
@@ -121,34 +132,6 @@ let
     )
   ) cfg.dependents;
 
-  # Declarations of one name that differ, or of two names that meet: [ { name; first; second; } ].
-  conflicts =
-    same: declarations:
-    lib.concatLists (
-      lib.imap0 (
-        i: first:
-        map (second: { inherit first second; }) (
-          lib.filter (second: first.name == second.name && !same first.value second.value) (
-            lib.drop (i + 1) declarations
-          )
-        )
-      ) declarations
-    );
-  samePostgres = a: b: a.database == b.database && a.user == b.user;
-  sameRedis = a: b: a.database_id == b.database_id;
-  redis = provision.declared.redis;
-  numbered = lib.filter (d: d.value.database_id != null) redis;
-  shared = lib.concatLists (
-    lib.imap0 (
-      i: first:
-      map (second: { inherit first second; }) (
-        lib.filter (
-          second: first.name != second.name && first.value.database_id == second.value.database_id
-        ) (lib.drop (i + 1) numbered)
-      )
-    ) numbered
-  );
-  taken = map (d: d.value.database_id) numbered ++ lib.attrValues cfg.redisDatabaseIds;
   free = lib.subtractLists taken (lib.range 0 15);
   nextFree =
     if free == [ ] then "no number is free: Redis has 16" else "${toString (lib.head free)} is free";
@@ -246,15 +229,15 @@ in
     ++ map (c: {
       assertion = false;
       message = "server.database.postgres.${c.first.name} means different things on ${c.first.host} (database ${c.first.value.database}, user ${c.first.value.user}) and ${c.second.host} (database ${c.second.value.database}, user ${c.second.value.user}): rename one of them.";
-    }) (conflicts samePostgres provision.declared.postgres)
+    }) oneName
     ++ map (c: {
       assertion = false;
       message = "server.database.redis.${c.first.name} has number ${show c.first.value.database_id} on ${c.first.host} and ${show c.second.value.database_id} on ${c.second.host}: give it one, in server.database.redisDatabaseIds.";
-    }) (conflicts sameRedis redis)
+    }) twoNumbers
     ++ map (c: {
       assertion = false;
       message = "Redis database ${toString c.first.value.database_id} belongs to ${c.first.name} on ${c.first.host} and to ${c.second.name} on ${c.second.host}: give one of them another number (${nextFree}).";
-    }) shared
+    }) oneNumber
     ++ map (d: {
       assertion = false;
       message = "${d.name} asks for PostgreSQL on port ${toString d.port}, and ${host}'s listens on ${

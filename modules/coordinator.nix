@@ -40,25 +40,25 @@ let
       "localhost"
     else
       lib.head words;
-  at = host: port: "${if lib.hasInfix ":" host then "[${host}]" else host}:${toString port}";
+  # Of Redis the first alone is asked: one password is given, and only that server is known to have it. Others are up when
+  # their units are.
+  asksRedis = redis.enable && redis.port != 0;
   endpoints =
     lib.optionals postgresql.enable [
       "--postgres"
-      (at (reach (
+      (fleet.endpoint (reach (
         lib.splitString "," (
           lib.replaceStrings [ " " ] [ "" ] (postgresql.settings.listen_addresses or "localhost")
         )
       )) postgresql.settings.port)
     ]
-    # Of Redis the first alone: one password is given, and only that server is known to have it. Others are up when their
-    # units are.
-    ++ lib.optionals (redis.enable && redis.port != 0) [
+    ++ lib.optionals asksRedis [
       "--redis"
-      (at (reach (lib.splitString " " (toString redis.bind))) redis.port)
+      (fleet.endpoint (reach (lib.splitString " " (toString redis.bind))) redis.port)
     ];
 
   credentials = lib.optional (
-    redis.enable && redis.port != 0 && cfg.wait.redis.passwordFile != null
+    asksRedis && cfg.wait.redis.passwordFile != null
   ) "redis:${cfg.wait.redis.passwordFile}";
   # %d is systemd's: it must not be escaped.
   wait =

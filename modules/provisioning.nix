@@ -28,11 +28,12 @@ let
   sql = lib.concatMapStrings (db: ''
     \set role ${db.user}
     \set database ${db.database}
-    \set password `cat "$CREDENTIALS_DIRECTORY/${db.user}"`
-    ALTER ROLE :"role" LOGIN PASSWORD :'password';
     ALTER DATABASE :"database" OWNER TO :"role";
-  '') (lib.attrValues postgres);
-  usesRedis = redis != { } && cfg.redisPasswordSecret != null;
+    ${lib.optionalString cfg.useSops ''
+      \set password `cat "$CREDENTIALS_DIRECTORY/${db.user}"`
+      ALTER ROLE :"role" LOGIN PASSWORD :'password';
+    ''}'') (lib.attrValues postgres);
+  usesRedis = cfg.useSops && redis != { } && cfg.redisPasswordSecret != null;
 in
 {
   options.server.database = {
@@ -98,7 +99,7 @@ in
         ) (lib.attrValues postgres);
       };
     })
-    (mkIf (provision.enable && postgres != { } && cfg.useSops) {
+    (mkIf (provision.enable && postgres != { }) {
       # Each time, because a secret may have changed. PostgreSQL stays up when this fails: its journal says what to do.
       systemd.services.io-databases-provision = {
         description = "Owners and passwords of the fleet's PostgreSQL databases";
@@ -121,8 +122,8 @@ in
           Type = "oneshot";
           RemainAfterExit = true;
           User = "postgres";
-          LoadCredential = map (db: "${db.user}:${config.sops.secrets.${db.password.secret}.path}") (
-            lib.attrValues postgres
+          LoadCredential = lib.optionals cfg.useSops (
+            map (db: "${db.user}:${config.sops.secrets.${db.password.secret}.path}") (lib.attrValues postgres)
           );
           # The server's socket, and nothing else.
           RestrictAddressFamilies = [ "AF_UNIX" ];
@@ -140,7 +141,7 @@ in
     })
     (lib.optionalAttrs (options ? sops) {
       server.database.wait.redis.passwordFile = mkIf (
-        cfg.redisPasswordSecret != null && (cfg.redis != { } || usesRedis)
+        cfg.useSops && cfg.redisPasswordSecret != null && (cfg.redis != { } || usesRedis)
       ) (lib.mkDefault config.sops.secrets.${cfg.redisPasswordSecret}.path);
       sops.secrets = mkIf cfg.useSops (
         lib.mkMerge (

@@ -8,29 +8,19 @@
 let
   inherit (lib) mkIf mkOption types;
   ours = import ./types.nix { inherit lib; };
+  fleet = import ../lib { inherit lib; };
   cfg = config.server.database;
   wait = cfg.wait;
   none = cfg.postgres == { } && cfg.redis == { };
 
-  endpoint =
-    db:
-    if lib.hasInfix ":" db.host then
-      "[${db.host}]:${toString db.port}"
-    else
-      "${db.host}:${toString db.port}";
   endpoints =
     kind: declared: port:
     lib.optionals wait.${kind}.enable (
       lib.unique (
         if declared == { } then
-          [
-            (endpoint {
-              inherit (cfg) host;
-              inherit port;
-            })
-          ]
+          [ (fleet.endpoint cfg.host port) ]
         else
-          map endpoint (lib.attrValues declared)
+          map (db: fleet.endpoint db.host db.port) (lib.attrValues declared)
       )
     );
   flags =

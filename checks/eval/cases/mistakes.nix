@@ -370,10 +370,13 @@ in
   "a service that nobody defines" = {
     modules = host "app1" {
       imports = [ x ];
-      server.database.dependentServices = [ "typo" ];
+      server.database.dependentServices = [
+        "typo"
+        "ty.po"
+      ];
     };
     expect.warnings = [
-      "server.database.dependentServices names typo.service, which no systemd.services of app1 defines. Correct the name, unless a package brings the unit."
+      "server.database.dependentServices names typo.service, ty.po.service, which no systemd.services of app1 defines. Correct the name, unless a package brings the unit."
     ];
   };
   "a database that no service is named like" = {

@@ -107,6 +107,34 @@ in
     };
   };
 
+  "without sops a role owns its database all the same, and its password is not ours" = {
+    modules =
+      (fleet {
+        nixio = {
+          imports = [ databases ];
+          server.database.useSops = false;
+          server.database.pskFile = "/var/lib/secrets/psk";
+          server.database.redisPasswordSecret = "REDIS/PASSWORD";
+        };
+        app1 = {
+          server.database.postgres.a = { };
+          systemd.services.a = sleep;
+        };
+      }).nixio;
+    expect = {
+      units."io-databases-provision.service".lacks = [ "LoadCredential=" ];
+      values."sops.secrets" = { };
+      config = config: [
+        {
+          name = "the owner, and no password";
+          ok =
+            lib.hasInfix "OWNER TO" config.systemd.services.io-databases-provision.script
+            && !(lib.hasInfix "PASSWORD" config.systemd.services.io-databases-provision.script);
+        }
+      ];
+    };
+  };
+
   "a single address is a network of one" = {
     modules =
       (fleet {

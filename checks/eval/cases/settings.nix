@@ -50,7 +50,6 @@ in
       systemd.services = {
         a = sleep;
         "worker@" = sleep;
-        "worker@1" = sleep;
         c = sleep // {
           startAt = "daily";
         };
