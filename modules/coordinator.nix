@@ -87,6 +87,8 @@ let
       "/var/lib/io-coordinator/generation"
       "--timeout"
       coordinator.timeout
+      "--connect-timeout"
+      coordinator.connectTimeout
       "--retry-for"
       retryFor
       # Not a credential: a unit keeps those of its start, and the fleet may have another key by the time of the stop.
@@ -134,6 +136,11 @@ in
       type = ours.duration;
       default = "60s";
       description = "For each host. Longer than the guardians' `commandTimeout`.";
+    };
+    connectTimeout = mkOption {
+      type = ours.duration;
+      default = "5s";
+      description = "Of that, until a host is reached. One that is frozen or cut off is given up after it, and tried again.";
     };
     undrainRetryFor = mkOption {
       type = ours.duration;

@@ -89,6 +89,11 @@ struct Options {
     #[arg(long, env = "GUARDIAN_TIMEOUT", value_name = "DURATION", default_value = "60s", value_parser = parse_duration)]
     timeout: Duration,
 
+    /// Of that, for name lookup, connection and handshake together: a host that is frozen or cut off is given up, and
+    /// tried again with --retry-for, after this time.
+    #[arg(long, env = "GUARDIAN_CONNECT_TIMEOUT", value_name = "DURATION", default_value = "5s", value_parser = parse_duration)]
+    connect_timeout: Duration,
+
     /// How many hosts may be at work at once, at most; the limit on open files can lower it. The others wait for
     /// their turn, so a drain of more hosts than this takes as long as several.
     #[arg(long, value_name = "N", default_value_t = 4_096, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
@@ -149,6 +154,7 @@ pub fn run(cli: Cli) -> Result<u8, Failure> {
         targets: targets.targets,
         key,
         timeout: options.timeout,
+        connect_timeout: options.connect_timeout,
         retry_for: options.retry_for,
         generation: None,
     };

@@ -1,7 +1,8 @@
 //! One conversation with one guardian: look up, connect, shake hands, authenticate, command, answer.
 //!
-//! **Promise.** Everything together ends by the deadline, and a timeout names what was waited for. At most one
-//! answer's length of memory ([`ANSWER_MAX_BYTES`]) is used for what the guardian sends, however much it sends.
+//! **Promise.** Everything together ends by the deadline, opening a line by a shorter one, and a timeout names what was
+//! waited for. At most one answer's length of memory ([`ANSWER_MAX_BYTES`]) is used for what the guardian sends,
+//! however much it sends.
 //!
 //! The second version of the wire comes between [`dial`], which opens a line, and [`Line::authenticate`],
 //! which is the first to speak on it: only [`Call::hold`] calls them.
@@ -41,7 +42,10 @@ pub(super) struct Words {
     auth: Utf8Bytes,
     command: Utf8Bytes,
     action: Action,
+    /// For all of an attempt.
     timeout: Duration,
+    /// For its line to open.
+    connect_timeout: Duration,
     /// Whether the command goes out with the key, in one packet. That spares a round trip and a fifth of the work,
     /// but when the line breaks before the key is confirmed, nobody knows whether the command arrived: so only
     /// where a repetition does no harm.
@@ -54,6 +58,7 @@ impl Words {
         action: Action,
         generation: Option<u64>,
         timeout: Duration,
+        connect_timeout: Duration,
     ) -> Self {
         let auth = Request::Auth {
             key: key.expose().to_owned().into(),
@@ -68,6 +73,7 @@ impl Words {
             command: command.to_text().into(),
             action,
             timeout,
+            connect_timeout,
             early: repeat_is_harmless(action, generation),
         }
     }
@@ -125,7 +131,18 @@ impl Call {
         target: &Target,
         dialled: oneshot::Sender<()>,
     ) -> Result<Box<Response>, Fault> {
-        let line = dial(target, &mut self.phase, &mut self.address).await?;
+        // Half a minute is right for units that stop, and far too long for a host that is not there: a shorter deadline
+        // leaves time for another attempt.
+        let dialling = dial(target, &mut self.phase, &mut self.address);
+        let line = match timeout(words.connect_timeout, dialling).await {
+            Ok(line) => line?,
+            Err(_) => {
+                return Err(Fault::TimedOut {
+                    phase: self.phase,
+                    after: words.connect_timeout,
+                });
+            }
+        };
         let line = self.line.insert(line);
         self.phase = Phase::Authenticating;
         let authenticated = line.authenticate(words).await;

@@ -44,6 +44,8 @@ pub struct Plan {
     pub key: PresharedKey,
     /// For each attempt: name lookup, connection, handshake, authentication and answer together.
     pub timeout: Duration,
+    /// Of that, for name lookup, connection and handshake.
+    pub connect_timeout: Duration,
     /// Most conversations at once; 0 counts as 1.
     pub max_parallel: usize,
     /// How long after the start of the run hosts are tried again.
@@ -107,7 +109,13 @@ pub async fn run(plan: &Plan, observer: &mut dyn Observer, stop: &CancellationTo
     let until = plan.retry_for.map(|duration| begun + duration);
     let harmless = repeat_is_harmless(plan.action, plan.generation);
     let parallel = plan.max_parallel.max(1);
-    let words = Arc::new(Words::new(&plan.key, plan.action, plan.generation, plan.timeout));
+    let words = Arc::new(Words::new(
+        &plan.key,
+        plan.action,
+        plan.generation,
+        plan.timeout,
+        plan.connect_timeout,
+    ));
     let dialling = Arc::new(Semaphore::new(DIALLING));
     let chance = RandomState::new();
 

@@ -240,6 +240,7 @@ impl Story<'_> {
             targets: lock(self.targets).clone(),
             key: self.stage.key.clone(),
             timeout: COMMAND_TIME,
+            connect_timeout: COMMAND_TIME,
             max_parallel: FLEET.len(),
             retry_for: None,
             generation: Some(self.generation),

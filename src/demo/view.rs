@@ -148,6 +148,7 @@ impl Watcher<'_> {
             targets: targets.to_vec(),
             key: self.key.clone(),
             timeout: STATUS_TIME,
+            connect_timeout: STATUS_TIME,
             max_parallel: targets.len(),
             retry_for: None,
             generation: None,

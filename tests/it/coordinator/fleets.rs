@@ -137,6 +137,55 @@ async fn a_guardian_that_comes_late_is_told_all_the_same() {
 }
 
 #[tokio::test]
+async fn a_host_that_is_frozen_is_given_up_soon_enough_to_be_tried_again() {
+    // Its kernel accepts connections for it; the second one finds it thawed.
+    let server = Server::start(|stream, number| async move {
+        if number == 0 {
+            pending::<()>().await;
+        }
+        let Some((mut socket, action)) = command_on(stream).await else {
+            return;
+        };
+        send(&mut socket, &OK[0].replace("ACTION", &action)).await;
+        wait_for_end(&mut socket).await;
+    })
+    .await;
+    // Had the first attempt the whole minute, no second one would begin.
+    let arguments = [
+        "--timeout",
+        "60s",
+        "--connect-timeout",
+        "1s",
+        "--retry-for",
+        "50s",
+    ];
+    let ended = Place::new().json("drain", &server.host(), &arguments).await;
+    let host = ended.only_host();
+    assert_eq!((host.result, host.attempts), (Verdict::Ok, 2), "{ended:?}");
+    let told = "timed out after 1.0 s while waiting for the WebSocket handshake";
+    assert!(ended.stderr.contains(told), "{ended:?}");
+}
+
+#[tokio::test]
+async fn a_guardian_may_take_longer_for_its_answer_than_to_be_reached() {
+    let server = Server::start(|stream, _| async move {
+        let Some((mut socket, action)) = command_on(stream).await else {
+            return;
+        };
+        // A drain that takes its time, to a coordinator whose deadline for the line has passed long ago.
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        send(&mut socket, &OK[0].replace("ACTION", &action)).await;
+        wait_for_end(&mut socket).await;
+    })
+    .await;
+    let host = Place::new()
+        .json("drain", &server.host(), &["--connect-timeout", "500ms"])
+        .await
+        .only_host();
+    assert_eq!((host.result, host.attempts), (Verdict::Ok, 1), "{host:?}");
+}
+
+#[tokio::test]
 async fn a_command_that_may_have_arrived_is_repeated_only_with_a_generation() {
     let server = Server::start(|stream, number| async move {
         let Some((mut socket, action)) = command_on(stream).await else {
