@@ -1,6 +1,7 @@
 # A guardian is replaced by a new one in the middle of a drain, as a deployment does: PostgreSQL waits, and the host stays drained.
 
 GUARDIAN = "io-guardian.service"
+WAIT = "wait-for-io-databases.service"
 NEW = "/var/lib/upgraded/io-guardian"
 
 
@@ -70,7 +71,7 @@ with subtest("a switch on a drained host leaves it drained"):
     until("it is yet another one", lambda: is_new(app1) and pid(app1) not in (0, before), 60)
     # As NixOS does at its end: what these want is started.
     app1.succeed("systemctl start multi-user.target timers.target sockets.target")
-    stays("drained", lambda: rest(app1), 10)
+    stays("drained, and nothing waits to start", lambda: rest(app1) and state(app1, WAIT) == "inactive", 10)
 
 with subtest("an undrain that is older than the drain is stale for the new guardian, too"):
     generation = int(nixio.succeed("cat /var/lib/io-coordinator/generation"))
