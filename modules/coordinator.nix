@@ -2,6 +2,7 @@
 {
   config,
   lib,
+  pkgs,
   utils,
   ...
 }:
@@ -76,25 +77,31 @@ let
       ]
     )
     + lib.optionalString (credentials != [ ]) " --redis-password-file %d/redis";
-  tell =
-    action: retryFor:
-    utils.escapeSystemdExecArgs [
-      (lib.getExe' cfg.package "io-coordinator")
-      action
-      "--hosts-file"
-      "/etc/${hostsFile}"
-      "--generation-file"
-      "/var/lib/io-coordinator/generation"
-      "--timeout"
-      coordinator.timeout
-      "--connect-timeout"
-      coordinator.connectTimeout
-      "--retry-for"
-      retryFor
-      # Not a credential: a unit keeps those of its start, and the fleet may have another key by the time of the stop.
-      "--psk-file"
-      (toString cfg.psk)
-    ];
+  tell = action: retryFor: [
+    (lib.getExe' cfg.package "io-coordinator")
+    action
+    "--hosts-file"
+    "/etc/${hostsFile}"
+    "--generation-file"
+    "/var/lib/io-coordinator/generation"
+    "--timeout"
+    coordinator.timeout
+    "--connect-timeout"
+    coordinator.connectTimeout
+    "--retry-for"
+    retryFor
+    # Not a credential: a unit keeps those of its start, and the fleet may have another key by the time of the stop.
+    "--psk-file"
+    (toString cfg.psk)
+  ];
+  # One that is killed (by the kernel for its memory, by hand) is no drain: systemd would go on and stop the databases. Whatever
+  # else it ends with is its last word, and systemd's own end of it, after stopTimeout, is of both.
+  untilItAnswers = [
+    "${pkgs.bash}/bin/bash"
+    "-c"
+    "trap 'exit 1' TERM; while true; do \"$@\"; code=$?; [ $code -gt 128 ] || exit $code; sleep 1; done"
+    "until-it-answers"
+  ];
 in
 {
   options.server.database.coordinator = {
@@ -196,13 +203,17 @@ in
         RemainAfterExit = true;
         # A database that runs and does not answer is none: nobody is told to use it.
         ExecStartPre = lib.optional (endpoints != [ ]) wait;
-        ExecStart = tell "undrain" coordinator.undrainRetryFor;
+        ExecStart = utils.escapeSystemdExecArgs (tell "undrain" coordinator.undrainRetryFor);
         # Not ExecStop=: systemd leaves that out when the start is not over yet.
-        ExecStopPost = tell "drain" coordinator.drainRetryFor;
+        ExecStopPost = utils.escapeSystemdExecArgs (
+          untilItAnswers ++ tell "drain" coordinator.drainRetryFor
+        );
         LoadCredential = credentials;
         User = "io-coordinator";
         Group = "io-coordinator";
         StateDirectory = "io-coordinator";
+        # Otherwise what the drain says would be bash's.
+        SyslogIdentifier = "io-coordinator";
         TimeoutStopSec = coordinator.stopTimeout;
         Restart = "on-failure";
         RestartSec = "10s";

@@ -201,6 +201,10 @@ in
             lib.hasInfix ''"undrain"'' config.systemd.services.io-database-coordinator.serviceConfig.ExecStart
             && lib.hasInfix ''"drain"'' config.systemd.services.io-database-coordinator.serviceConfig.ExecStopPost;
         }
+        {
+          name = "a drain that is killed is not the last one";
+          ok = lib.hasInfix "-gt 128" config.systemd.services.io-database-coordinator.serviceConfig.ExecStopPost;
+        }
       ];
     };
   };

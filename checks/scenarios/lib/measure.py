@@ -132,6 +132,23 @@ def sessions_at_stop(host: Host) -> list[int]:
     return [int(line) for line in host.succeed(f"cat {AT_STOP}").split()]
 
 
+def hold_the_stop(host: Host, unit: str, seconds: int = 40) -> None:
+    """From now on the unit's stop waits until let_go, and its processes and sessions with it; for so long at most. Until a reboot."""
+    folder = f"/run/systemd/system/{unit}.d"
+    stop = "until test -e /run/go; do sleep 0.1; done"
+    host.succeed(
+        f"mkdir -p {folder}",
+        # Shorter than a drain waits: 45 s.
+        f'printf "%s\\n" "[Service]" "ExecStop=/bin/sh -c \'{stop}\'" TimeoutStopSec={seconds}s >{folder}/50-held.conf',
+        "rm -f /run/go",
+        "systemctl daemon-reload",
+    )
+
+
+def let_go(host: Host) -> None:
+    host.succeed("touch /run/go")
+
+
 def all_run() -> bool:
     return run(app1) and run(app2) and sessions(nixio) == 1
 

@@ -10,6 +10,8 @@ pub(super) struct Graph {
     pub(super) dependents: BTreeSet<String>,
     /// What starting the target starts.
     pub(super) pulled: BTreeSet<String>,
+    /// Of that, what systemd starts again whenever it ends while the target is active.
+    pub(super) upheld: BTreeSet<String>,
 }
 
 impl Graph {
@@ -34,7 +36,11 @@ impl Graph {
         dependents.retain(|unit| unit != target && !prerequisites.contains(unit));
         let mut pulled = prerequisites;
         pulled.extend(wanted);
-        Self { dependents, pulled }
+        Self {
+            dependents,
+            pulled,
+            upheld: all(&["Upholds"]),
+        }
     }
 }
 
@@ -90,5 +96,9 @@ mod tests {
         );
         assert!(graph.pulled.contains("wait-for-io-databases.service"));
         assert!(!graph.pulled.contains("b.service"));
+        assert_eq!(
+            graph.upheld.iter().collect::<Vec<_>>(),
+            ["a.service", "up.service"]
+        );
     }
 }

@@ -304,14 +304,7 @@ impl Systemd {
     async fn try_undrain(&self, progress: &mut Progress) -> Result<(), Interrupted> {
         let link = self.link().await?;
         let mut waiting = Waiting::new(&link);
-        let started = link.queue("StartUnit", &self.target).await;
-        let job = started.map_err(|error| self.interrupted(error, "start", &self.target))?;
-        // systemd runs jobs when it has no call to answer: what we asked now would only delay the start.
-        let job = job.into_iter().collect();
-        waiting
-            .for_change(job, HashSet::new(), &mut progress.jobs)
-            .await
-            .map_err(Interrupted::Lost)?;
+        self.start(&link, &mut waiting, progress).await?;
         progress.graph = self.read_graph(&link).await?.0;
         loop {
             self.look(&link, progress).await?;
@@ -321,7 +314,12 @@ impl Systemd {
                 .filter(|u| u.job != 0 || matches!(u.active_state.as_str(), "activating" | "deactivating"))
                 .collect();
             if pending.is_empty() {
-                return Ok(());
+                if !progress.has_missed_one() {
+                    return Ok(());
+                }
+                // It has a job now, so that this comes to an end.
+                self.start(&link, &mut waiting, progress).await?;
+                continue;
             }
             let (jobs, jobless) = to_wait_for(&pending);
             waiting
@@ -329,6 +327,21 @@ impl Systemd {
                 .await
                 .map_err(Interrupted::Lost)?;
         }
+    }
+
+    /// Starts the target, and waits until its job is over.
+    async fn start(
+        &self,
+        link: &Link,
+        waiting: &mut Waiting<'_>,
+        progress: &mut Progress,
+    ) -> Result<(), Interrupted> {
+        let started = link.queue("StartUnit", &self.target).await;
+        let job = started.map_err(|error| self.interrupted(error, "start", &self.target))?;
+        // systemd runs jobs when it has no call to answer: what we asked now would only delay the start.
+        let job = job.into_iter().collect();
+        let ended = waiting.for_change(job, HashSet::new(), &mut progress.jobs).await;
+        ended.map_err(Interrupted::Lost)
     }
 }
 

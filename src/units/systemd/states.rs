@@ -45,6 +45,19 @@ impl Progress {
     }
 }
 
+impl Progress {
+    /// Whether something that the target upholds is down although this operation has not started it: it died while the target
+    /// had a job, and systemd does not look at it again when that is over.
+    pub(super) fn has_missed_one(&self) -> bool {
+        self.listed.values().any(|unit| {
+            self.graph.upheld.contains(&unit.name)
+                && unit.load_state == "loaded"
+                && is_at_rest(unit)
+                && !self.jobs.contains_key(&unit.name)
+        })
+    }
+}
+
 /// What tells that `units` have moved on: the ends of their jobs, and for those without one a change of their own.
 pub(super) fn to_wait_for(units: &[&Listed]) -> (HashSet<u32>, HashSet<OwnedObjectPath>) {
     let jobs = units
@@ -137,6 +150,28 @@ pub(super) fn unit(active: &str, job: u32) -> Listed {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_died_in_an_undrain_is_started_once_more_and_what_did_not_start_is_not() {
+        let mut progress = Progress::default();
+        let mut is_missed = |state, job: Option<&str>, upheld| {
+            let unit = unit(state, 0);
+            let name = unit.name.clone();
+            progress.graph.upheld = upheld;
+            progress.jobs = job
+                .map(|result| (name.clone(), (Instant::now(), result.to_owned())))
+                .into_iter()
+                .collect();
+            progress.listed = BTreeMap::from([(name, unit)]);
+            progress.has_missed_one()
+        };
+        let upheld = || BTreeSet::from(["app.service".to_owned()]);
+        assert!(is_missed("failed", None, upheld()) && is_missed("inactive", None, upheld()));
+        assert!(!is_missed("active", None, upheld()));
+        assert!(!is_missed("failed", Some("failed"), upheld()));
+        assert!(!is_missed("inactive", Some("done"), upheld()));
+        assert!(!is_missed("failed", None, BTreeSet::new()));
+    }
 
     #[test]
     fn at_rest_is_stopped_with_nothing_queued() {
