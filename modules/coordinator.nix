@@ -162,7 +162,7 @@ in
     stopTimeout = mkOption {
       type = ours.duration;
       default = "90s";
-      description = "How long the databases' stop may be held back. Longer than `timeout` and `drainRetryFor` together.";
+      description = "How long the databases' stop may be held back. Longer than `timeout`, `drainRetryFor` and 10 s together.";
     };
   };
 

@@ -429,6 +429,14 @@ impl Observer for Watcher {
             tracing::debug!(host = %target.name, attempts, error = %fault, "still not up, trying again");
         }
     }
+
+    fn out_of_sight(&mut self, target: &Target, fault: &Fault) {
+        tracing::warn!(
+            host = %target.name,
+            error = %fault,
+            "host was drained, and has gone since: if it boots before the databases stop, what depends on them may run there"
+        );
+    }
 }
 
 #[cfg(test)]

@@ -9,15 +9,15 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::dial::{Attempt, Words, converse};
-use super::fault::{Fault, repeat_is_harmless};
+use super::fault::{Fault, Verdict, repeat_is_harmless};
 use super::hosts::Target;
 use super::report::{HostReport, REPORT_VERSION, Report, Summary};
 use super::schedule::{Next, Schedule, retry_at};
-use crate::protocol::{Action, PresharedKey};
+use crate::protocol::{Action, PresharedKey, Status};
 
 /// How long a guardian may take to say goodbye, while other hosts are talked to.
 const GOODBYE: Duration = Duration::from_secs(1);
@@ -32,6 +32,14 @@ const DIALLING: usize = 32;
 /// How long a host that is dialled may keep others waiting. Longer than a host that is near needs; on one that is far
 /// away or gone there is nothing to do meanwhile but dial the next.
 const TURN: Duration = Duration::from_millis(10);
+
+/// How old an answer to a drain may be when the run ends. A host that has been drained may have booted since, while another took
+/// its time, and the databases answer it as long as they are up: it is told again.
+const FRESH: Duration = Duration::from_secs(1);
+/// How long hosts are told again, at most; it comes on top of everything else (docs/TIMING.md).
+const CONFIRM_FOR: Duration = Duration::from_secs(10);
+/// Between two attempts to tell again a host that cannot be reached: it boots, perhaps.
+const CONFIRM_PAUSE: Duration = Duration::from_millis(250);
 
 /// What to do with whom.
 #[derive(Clone, Debug)]
@@ -64,6 +72,11 @@ pub trait Observer {
     /// A host will be tried again after `delay`.
     fn retrying(&mut self, target: &Target, attempts: u32, fault: &Fault, delay: Duration) {
         let _ = (target, attempts, fault, delay);
+    }
+
+    /// A host was drained, and could not be asked again at the end.
+    fn out_of_sight(&mut self, target: &Target, fault: &Fault) {
+        let _ = (target, fault);
     }
 }
 
@@ -99,6 +112,8 @@ struct Progress {
     started: Option<Instant>,
     attempts: u32,
     report: Option<HostReport>,
+    /// When it answered.
+    answered: Option<Instant>,
 }
 
 /// Tells all targets of `plan`, and returns when each has a result or `stop` is cancelled.
@@ -127,7 +142,7 @@ pub async fn run(plan: &Plan, observer: &mut dyn Observer, stop: &CancellationTo
     let stopped = stop.cancelled();
     tokio::pin!(stopped);
 
-    let interrupted = loop {
+    let mut interrupted = loop {
         let mut wake = None;
         while talking.len() < parallel {
             let now = Instant::now();
@@ -202,7 +217,15 @@ pub async fn run(plan: &Plan, observer: &mut dyn Observer, stop: &CancellationTo
         };
         observer.finished(&report);
         slot.report = Some(report);
+        slot.answered = Some(now);
     };
+    if !interrupted && plan.action == Action::Drain && harmless {
+        interrupted = tokio::select! {
+            biased;
+            () = &mut stopped => true,
+            () = confirm(plan, &words, &mut progress, observer) => false,
+        };
+    }
     let now = Instant::now();
     talking.abort_all();
     if !interrupted {
@@ -241,6 +264,70 @@ pub async fn run(plan: &Plan, observer: &mut dyn Observer, stop: &CancellationTo
             elapsed_ms: milliseconds(now - begun),
         },
         interrupted,
+    }
+}
+
+/// Tells hosts again whose answer is not fresh any more, until all are, or time is up.
+async fn confirm(plan: &Plan, words: &Arc<Words>, progress: &mut [Progress], observer: &mut dyn Observer) {
+    let dialling = Arc::new(Semaphore::new(DIALLING));
+    let until = Instant::now() + CONFIRM_FOR;
+    loop {
+        let now = Instant::now();
+        let old = |slot: &Progress| {
+            slot.report
+                .as_ref()
+                .is_some_and(|report| report.result == Verdict::Ok)
+                && slot.answered.is_some_and(|at| now - at >= FRESH)
+        };
+        let stale = progress.iter().enumerate().filter(|(_, slot)| old(slot));
+        let stale: Vec<usize> = stale.map(|(index, _)| index).collect();
+        if stale.is_empty() {
+            return;
+        }
+        let mut unseen = Vec::new();
+        for some in stale.chunks(plan.max_parallel.max(1)) {
+            let mut talking = JoinSet::new();
+            for index in some.iter().copied() {
+                let Some(target) = plan.targets.get(index).cloned() else {
+                    continue;
+                };
+                let (words, dialling) = (Arc::clone(words), Arc::clone(&dialling));
+                talking.spawn(async move { (index, in_turn(dialling, &words, &target).await) });
+            }
+            while let Ok(Some(ended)) = timeout_at(until, talking.join_next()).await {
+                let Ok((index, attempt)) = ended else { continue };
+                let (Some(target), Some(slot)) = (plan.targets.get(index), progress.get_mut(index)) else {
+                    continue;
+                };
+                match attempt.result {
+                    Ok(response) if response.status == Status::Ok => slot.answered = Some(Instant::now()),
+                    Ok(response) => {
+                        let elapsed_ms = milliseconds(now - slot.started.unwrap_or(now));
+                        let report = HostReport::answered(
+                            target.name.clone(),
+                            attempt.address,
+                            *response,
+                            slot.attempts,
+                            elapsed_ms,
+                        );
+                        observer.finished(&report);
+                        slot.report = Some(report);
+                    }
+                    Err(fault) => unseen.push((index, fault)),
+                }
+            }
+        }
+        if Instant::now() + CONFIRM_PAUSE >= until {
+            for (index, fault) in unseen {
+                if let Some(target) = plan.targets.get(index) {
+                    observer.out_of_sight(target, &fault);
+                }
+            }
+            return;
+        }
+        if !unseen.is_empty() {
+            sleep(CONFIRM_PAUSE).await;
+        }
     }
 }
 

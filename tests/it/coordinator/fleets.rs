@@ -215,6 +215,47 @@ async fn a_command_that_may_have_arrived_is_repeated_only_with_a_generation() {
     assert_eq!((host.result, host.attempts), (Verdict::Unreachable, 1));
 }
 
+/// A fleet in which one host takes its time to drain; the other one answers at once with each of `answers` in turn.
+async fn drained_with_one_that_is_slow(answers: [&'static str; 2], arguments: &[&str]) -> (Ended, usize) {
+    let quick = Server::start(move |stream, number| async move {
+        let Some((mut socket, action)) = command_on(stream).await else {
+            return;
+        };
+        send(&mut socket, &answers[number.min(1)].replace("ACTION", &action)).await;
+        wait_for_end(&mut socket).await;
+    })
+    .await;
+    let slow = Server::start(|stream, _| async move {
+        let Some((mut socket, action)) = command_on(stream).await else {
+            return;
+        };
+        tokio::time::sleep(std::time::Duration::from_millis(1_500)).await;
+        send(&mut socket, &OK[0].replace("ACTION", &action)).await;
+        wait_for_end(&mut socket).await;
+    })
+    .await;
+    let hosts = format!("{},{}", quick.host(), slow.host());
+    let ended = Place::new().json("drain", &hosts, arguments).await;
+    (ended, quick.connections.load(Ordering::SeqCst))
+}
+
+#[tokio::test]
+async fn a_host_that_was_drained_long_before_the_last_one_is_drained_again_at_the_end() {
+    let generation = ["--generation", "5"];
+    let (ended, drains) = drained_with_one_that_is_slow([OK[0], OK[0]], &generation).await;
+    assert_eq!((ended.report().summary.ok, drains), (2, 2), "{ended:?}");
+    // It has booted since, and cannot be drained now: the run says so, and not that all is well.
+    let failed =
+        r#"{"type": "response", "action": "ACTION", "status": "error", "message": "still stopping"}"#;
+    let (ended, _) = drained_with_one_that_is_slow([OK[0], failed], &generation).await;
+    let report = ended.report();
+    assert_eq!((report.summary.ok, report.summary.failed), (1, 1), "{ended:?}");
+    assert_eq!(report.hosts[0].message, "still stopping");
+    // Without a generation it might override what somebody else has said since.
+    let (_, drains) = drained_with_one_that_is_slow([OK[0], OK[0]], &[]).await;
+    assert_eq!(drains, 1);
+}
+
 /// A guardian that reports every generation that it is sent.
 async fn listening() -> (Server, mpsc::UnboundedReceiver<serde_json::Value>) {
     let (heard, received) = mpsc::unbounded_channel();
