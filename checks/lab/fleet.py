@@ -16,6 +16,8 @@ from typing import Any
 import firewall
 import fixtures
 import machine
+from clock import Clock
+from disk import Disk
 from machine import CLONE_NEWNET, LIBC, MS_BIND, HostError, Machine
 
 # As the NixOS test driver numbers them: by name.
@@ -25,6 +27,10 @@ NETWORK6 = "fd00:1::"
 BRIDGE = "switch"
 # A boot takes two seconds. On a machine that does much else, longer.
 BOOT = 120.0
+
+
+class NotHere(HostError):
+    """What the scenario needs, this machine has not."""
 
 
 def command(*words: str, input: str | None = None) -> None:
@@ -39,8 +45,8 @@ class Switch:
     def __init__(self, names: list[str]) -> None:
         self.names = sorted(names)
         command("ip", "-batch", "-", input=f"link add {BRIDGE} type bridge mcast_snooping 0\nlink set {BRIDGE} up\n")
-        # For links that carry in one direction only.
-        self._deaf: set[tuple[str, str]] = set()
+        # Of what the second one sends to the first one, how many percent do not arrive.
+        self._lost: dict[tuple[str, str], int] = {}
 
     def number(self, name: str) -> int:
         return self.names.index(name) + 1
@@ -93,14 +99,30 @@ link set eth1 up
     def carries(self, name: str, yes: bool) -> None:
         command("ip", "link", "set", self.port(name), "up" if yes else "down")
 
-    def hears(self, name: str, other: str, yes: bool) -> None:
-        """Whether what `other` sends reaches the host."""
-        (self._deaf.discard if yes else self._deaf.add)((name, other))
-        rules = "".join(
-            f'iifname "{self.port(sender)}" oifname "{self.port(hearer)}" drop\n' for hearer, sender in sorted(self._deaf)
-        )
+    def loses(self, name: str, other: str, percent: int) -> None:
+        """How much of what `other` sends does not reach the host. Each packet by chance."""
+        self._lost[name, other] = percent
+        rules = ""
+        for (hearer, sender), lost in sorted(self._lost.items()):
+            if lost:
+                # nft does not compare with what is always so.
+                chance = f"numgen random mod 100 < {lost}" if lost < 100 else ""
+                rules += f'iifname "{self.port(sender)}" oifname "{self.port(hearer)}" {chance} drop\n'
         chain = f"chain forward {{\ntype filter hook forward priority filter\n{rules}}}"
         command("nft", "-f", "-", input=f"table bridge lab\ndelete table bridge lab\ntable bridge lab {{\n{chain}\n}}\n")
+
+    def slow(self, name: str, latency_ms: int, jitter_ms: int, loss_percent: int) -> None:
+        """What reaches the host comes later, and not all of it. Nothing of it: as it was."""
+        queue = ["tc", "qdisc", "replace", "dev", self.port(name), "root"]
+        if not latency_ms and not jitter_ms and not loss_percent:
+            command("tc", "qdisc", "delete", "dev", self.port(name), "root")
+            return
+        try:
+            command(*queue, "netem", "delay", f"{latency_ms}ms", f"{jitter_ms}ms", "loss", f"{loss_percent}%")
+        except HostError as error:
+            if "unknown" in str(error):
+                raise NotHere("a slow link takes netem, which this kernel has not") from None
+            raise
 
 
 class FleetHost(Machine):
@@ -116,6 +138,7 @@ class FleetHost(Machine):
         self.facts = facts
         self.prepared = False
         self.plugged = False
+        self.disks: list[Disk] = []
 
     def _furnish(self, root: Path) -> None:
         super()._furnish(root)
@@ -148,11 +171,33 @@ class FleetHost(Machine):
         (root / "etc/tmpfiles.d").mkdir(exist_ok=True)
         (root / "etc/tmpfiles.d/secrets.conf").write_text("\n".join(rules) + "\n")
 
-    def on(self) -> None:
-        """Begins to boot."""
+    def make(self) -> None:
+        """Makes its files, once."""
         if not self.prepared:
             self.prepare()
             self.prepared = True
+
+    def _before_it_is_on(self, what: str) -> None:
+        # What is mounted later is not seen from inside.
+        if self.plugged:
+            raise HostError(f"{self.name} is on: {what} is put into a host that is off")
+        self.make()
+
+    def disk(self, folder: str, megabytes: int) -> Disk:
+        """The folder on a disk of its own."""
+        self._before_it_is_on("a disk")
+        image = self.place / f"disk{len(self.disks)}"
+        self.disks.append(Disk(image, self.root / folder.lstrip("/"), megabytes))
+        return self.disks[-1]
+
+    def clock(self, unit: str) -> Clock:
+        """A wall clock of the unit's own."""
+        self._before_it_is_on("a clock")
+        return Clock(self.root, unit)
+
+    def on(self) -> None:
+        """Begins to boot."""
+        self.make()
         netns = self.place / "netns"
         self.switch.plug(self.name, netns)
         self.plugged = True
@@ -174,6 +219,9 @@ class FleetHost(Machine):
         if self.plugged:
             self.switch.unplug(self.name, self.place / "netns")
             self.plugged = False
+        # Who waits for a stalled disk cannot be killed.
+        for disk in self.disks:
+            disk.go_on()
         self.kill()
 
     def await_off(self, seconds: float) -> None:
@@ -205,3 +253,4 @@ class FleetHost(Machine):
         if self.prepared:
             self.discard()
             self.prepared = False
+            self.disks.clear()
