@@ -14,7 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from machine import HostError
+from machine import HostError, NotHere
 
 STALL = """
 import fcntl, os, sys
@@ -42,6 +42,10 @@ class Disk:
         self._place = place
         self._ballast = place / ".ballast"
         self._stall: subprocess.Popen[str] | None = None
+        if not os.path.exists("/dev/loop-control"):
+            raise NotHere("a disk of a host's own needs loop devices, and there is no /dev/loop-control")
+        if shutil.which("mkfs.ext4") is None:
+            raise NotHere("a disk of a host's own needs mkfs.ext4, which is not installed: apt-get install e2fsprogs")
         with open(image, "wb") as file:
             file.truncate(megabytes << 20)
         # No block is root's alone: full is full for everybody.

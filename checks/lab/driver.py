@@ -127,9 +127,9 @@ class LabMachine:
         """How much of what the other one sends does not get here."""
         self.host.switch.loses(self.name, other.name, percent)
 
-    def slow(self, latency_ms: int, jitter_ms: int = 0, loss_percent: int = 0) -> None:
-        """What others send gets here later, and some of it does not. NotHere where the kernel has no netem."""
-        self.host.switch.slow(self.name, latency_ms, jitter_ms, loss_percent)
+    def slow(self, latency_ms: int, jitter_ms: int = 0) -> None:
+        """What gets here and what this one sends comes later, more or less by chance. NotHere where there are no TAP interfaces."""
+        self.host.switch.slow(self.name, latency_ms, jitter_ms)
 
     def disk(self, folder: str, megabytes: int = 16) -> Disk:
         """Before it is on: this folder is a disk, which can stall and be full."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import fixtures
 import machine
 from clock import Clock
 from disk import Disk
-from machine import CLONE_NEWNET, LIBC, MS_BIND, HostError, Machine
+from machine import CLONE_NEWNET, LIBC, MS_BIND, HostError, Machine, NotHere
 
 # As the NixOS test driver numbers them: by name.
 NETWORK = "192.168.1"
@@ -27,10 +28,6 @@ NETWORK6 = "fd00:1::"
 BRIDGE = "switch"
 # A boot takes two seconds. On a machine that does much else, longer.
 BOOT = 120.0
-
-
-class NotHere(HostError):
-    """What the scenario needs, this machine has not."""
 
 
 def command(*words: str, input: str | None = None) -> None:
@@ -47,6 +44,9 @@ class Switch:
         command("ip", "-batch", "-", input=f"link add {BRIDGE} type bridge mcast_snooping 0\nlink set {BRIDGE} up\n")
         # Of what the second one sends to the first one, how many percent do not arrive.
         self._lost: dict[tuple[str, str], int] = {}
+        # How late the link of a host is, and by how much more or less, in milliseconds; and what makes it so.
+        self._late: dict[str, tuple[int, int]] = {}
+        self._relays: dict[str, subprocess.Popen[str]] = {}
 
     def number(self, name: str) -> int:
         return self.names.index(name) + 1
@@ -92,8 +92,16 @@ link set eth1 up
         command("nsenter", f"--net={netns}", "ip", "-batch", "-", input=inside)
         command("ip", "-batch", "-", input=f"link set {self.port(name)} master {BRIDGE}\nlink set {self.port(name)} up\n")
 
+        if name in self._late:
+            self.slow(name, *self._late[name])
+
     def unplug(self, name: str, netns: Path) -> None:
-        command("ip", "link", "delete", self.port(name))
+        if relay := self._relays.pop(name, None):
+            # Its interfaces go with it.
+            relay.communicate()
+            command("ip", "-batch", "-", input=f"link delete far-{name}\nlink delete by-{name}\n")
+        else:
+            command("ip", "link", "delete", self.port(name))
         machine.unmount(netns)
 
     def carries(self, name: str, yes: bool) -> None:
@@ -111,18 +119,42 @@ link set eth1 up
         chain = f"chain forward {{\ntype filter hook forward priority filter\n{rules}}}"
         command("nft", "-f", "-", input=f"table bridge lab\ndelete table bridge lab\ntable bridge lab {{\n{chain}\n}}\n")
 
-    def slow(self, name: str, latency_ms: int, jitter_ms: int, loss_percent: int) -> None:
-        """What reaches the host comes later, and not all of it. Nothing of it: as it was."""
-        queue = ["tc", "qdisc", "replace", "dev", self.port(name), "root"]
-        if not latency_ms and not jitter_ms and not loss_percent:
-            command("tc", "qdisc", "delete", "dev", self.port(name), "root")
-            return
-        try:
-            command(*queue, "netem", "delay", f"{latency_ms}ms", f"{jitter_ms}ms", "loss", f"{loss_percent}%")
-        except HostError as error:
-            if "unknown" in str(error):
-                raise NotHere("a slow link takes netem, which this kernel has not") from None
-            raise
+    def slow(self, name: str, latency_ms: int, jitter_ms: int) -> None:
+        """All that reaches the host, and all that it sends, comes so much later, with so much more or less by chance."""
+        self._late[name] = (latency_ms, jitter_ms)
+        if name not in self._relays:
+            self._relay(name)
+        relay = self._relays[name].stdin
+        assert relay
+        relay.write(f"{latency_ms} {jitter_ms}\n")
+        relay.flush()
+
+    def _relay(self, name: str) -> None:
+        """Puts a relay between the host and the switch. What the switch has is still called the host's port."""
+        if not os.path.exists("/dev/net/tun"):
+            raise NotHere("a slow link needs TAP interfaces, and there is no /dev/net/tun")
+        port, far, near, between = self.port(name), f"far-{name}", f"near-{name}", f"by-{name}"
+        # An interface gets another name when it is down.
+        away = f"""\
+link set {port} nomaster
+link set {port} down
+link set {port} name {far}
+link add {between} type bridge mcast_snooping 0
+link set {between} up
+link set {far} master {between}
+link set {far} up
+"""
+        command("ip", "-batch", "-", input=away)
+        relay = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("slow.py")), port, near],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
+        )  # fmt: skip
+        self._relays[name] = relay
+        assert relay.stdout
+        if relay.stdout.readline() != "ready\n":
+            raise NotHere("a slow link needs TAP interfaces, and this kernel makes none")
+        inside = f"link set {near} master {between}\nlink set {near} up\nlink set {port} master {BRIDGE}\nlink set {port} up\n"
+        command("ip", "-batch", "-", input=inside)
 
 
 class FleetHost(Machine):

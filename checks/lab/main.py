@@ -37,7 +37,7 @@ sys.path[:0] = [str(HERE), str(CHECKS)]
 import fixtures  # noqa: E402
 import machine  # noqa: E402
 from driver import LabMachine, Report  # noqa: E402
-from fleet import FleetHost, NotHere, Switch  # noqa: E402
+from fleet import FleetHost, Switch  # noqa: E402
 
 MEASURE = CHECKS / "scenarios" / "lib" / "measure.py"
 # What NixOS' driver can run too, and what only this one can.
@@ -170,7 +170,7 @@ def play(path: Path | None, options: argparse.Namespace) -> bool:
                     raise AssertionError("\n".join(["errors in the journals, and none of EXPECTED_ERRORS:", *errors]))
             else:
                 fleet.start_all()
-        except NotHere:
+        except machine.NotHere:
             raise
         except Exception:
             passed = False
@@ -302,7 +302,7 @@ def main() -> int:
             return 0 if play(known[options.scenario[0]] if options.scenario else None, options) else 1
         if options.one:
             return 0 if play(known[options.scenario[0]], options) else 1
-    except NotHere as reason:
+    except machine.NotHere as reason:
         print(f"test {Path(options.scenario[0]).stem} ... ignored, {reason}", flush=True)
         return IGNORED
     except machine.HostError as error:
