@@ -58,6 +58,10 @@ class HostError(Exception):
     """The host cannot be built, booted or reached."""
 
 
+class NotHere(HostError):
+    """What a test needs, this machine has not."""
+
+
 class CommandFailed(Exception):
     """A command in the host ended with a code that the test did not expect."""
 

@@ -1,7 +1,7 @@
 """The interface that the NixOS test driver has, over the hosts of a fleet.
 
 Where NixOS' own has a default, a deadline or an error for something, so it is here: what passes there passes here. What is
-here only: `freeze`, `thaw`, `hears`.
+here only: `freeze`, `thaw`, `hears`, `loses`, `slow`, `disk`, `clock`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from clock import Clock
+from disk import Disk
 from fleet import FleetHost
 from machine import ENVIRONMENT
 
@@ -119,7 +121,23 @@ class LabMachine:
 
     def hears(self, other: LabMachine, yes: bool) -> None:
         """Whether what the other one sends gets here. What this one sends goes out."""
-        self.host.switch.hears(self.name, other.name, yes)
+        self.loses(other, 0 if yes else 100)
+
+    def loses(self, other: LabMachine, percent: int) -> None:
+        """How much of what the other one sends does not get here."""
+        self.host.switch.loses(self.name, other.name, percent)
+
+    def slow(self, latency_ms: int, jitter_ms: int = 0) -> None:
+        """What gets here and what this one sends comes later, more or less by chance. NotHere where there are no TAP interfaces."""
+        self.host.switch.slow(self.name, latency_ms, jitter_ms)
+
+    def disk(self, folder: str, megabytes: int = 16) -> Disk:
+        """Before it is on: this folder is a disk, which can stall and be full."""
+        return self.host.disk(folder, megabytes)
+
+    def clock(self, unit: str) -> Clock:
+        """Before it is on: the programs of this unit have a wall clock of their own."""
+        return self.host.clock(unit)
 
     # -- commands -----------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ from typing import Any
 import firewall
 import fixtures
 import machine
-from machine import CLONE_NEWNET, LIBC, MS_BIND, HostError, Machine
+from clock import Clock
+from disk import Disk
+from machine import CLONE_NEWNET, LIBC, MS_BIND, HostError, Machine, NotHere
 
 # As the NixOS test driver numbers them: by name.
 NETWORK = "192.168.1"
@@ -39,8 +42,11 @@ class Switch:
     def __init__(self, names: list[str]) -> None:
         self.names = sorted(names)
         command("ip", "-batch", "-", input=f"link add {BRIDGE} type bridge mcast_snooping 0\nlink set {BRIDGE} up\n")
-        # For links that carry in one direction only.
-        self._deaf: set[tuple[str, str]] = set()
+        # Of what the second one sends to the first one, how many percent do not arrive.
+        self._lost: dict[tuple[str, str], int] = {}
+        # How late the link of a host is, and by how much more or less, in milliseconds; and what makes it so.
+        self._late: dict[str, tuple[int, int]] = {}
+        self._relays: dict[str, subprocess.Popen[str]] = {}
 
     def number(self, name: str) -> int:
         return self.names.index(name) + 1
@@ -86,21 +92,69 @@ link set eth1 up
         command("nsenter", f"--net={netns}", "ip", "-batch", "-", input=inside)
         command("ip", "-batch", "-", input=f"link set {self.port(name)} master {BRIDGE}\nlink set {self.port(name)} up\n")
 
+        if name in self._late:
+            self.slow(name, *self._late[name])
+
     def unplug(self, name: str, netns: Path) -> None:
-        command("ip", "link", "delete", self.port(name))
+        if relay := self._relays.pop(name, None):
+            # Its interfaces go with it.
+            relay.communicate()
+            command("ip", "-batch", "-", input=f"link delete far-{name}\nlink delete by-{name}\n")
+        else:
+            command("ip", "link", "delete", self.port(name))
         machine.unmount(netns)
 
     def carries(self, name: str, yes: bool) -> None:
         command("ip", "link", "set", self.port(name), "up" if yes else "down")
 
-    def hears(self, name: str, other: str, yes: bool) -> None:
-        """Whether what `other` sends reaches the host."""
-        (self._deaf.discard if yes else self._deaf.add)((name, other))
-        rules = "".join(
-            f'iifname "{self.port(sender)}" oifname "{self.port(hearer)}" drop\n' for hearer, sender in sorted(self._deaf)
-        )
+    def loses(self, name: str, other: str, percent: int) -> None:
+        """How much of what `other` sends does not reach the host. Each packet by chance."""
+        self._lost[name, other] = percent
+        rules = ""
+        for (hearer, sender), lost in sorted(self._lost.items()):
+            if lost:
+                # nft does not compare with what is always so.
+                chance = f"numgen random mod 100 < {lost}" if lost < 100 else ""
+                rules += f'iifname "{self.port(sender)}" oifname "{self.port(hearer)}" {chance} drop\n'
         chain = f"chain forward {{\ntype filter hook forward priority filter\n{rules}}}"
         command("nft", "-f", "-", input=f"table bridge lab\ndelete table bridge lab\ntable bridge lab {{\n{chain}\n}}\n")
+
+    def slow(self, name: str, latency_ms: int, jitter_ms: int) -> None:
+        """All that reaches the host, and all that it sends, comes so much later, with so much more or less by chance."""
+        self._late[name] = (latency_ms, jitter_ms)
+        if name not in self._relays:
+            self._relay(name)
+        relay = self._relays[name].stdin
+        assert relay
+        relay.write(f"{latency_ms} {jitter_ms}\n")
+        relay.flush()
+
+    def _relay(self, name: str) -> None:
+        """Puts a relay between the host and the switch. What the switch has is still called the host's port."""
+        if not os.path.exists("/dev/net/tun"):
+            raise NotHere("a slow link needs TAP interfaces, and there is no /dev/net/tun")
+        port, far, near, between = self.port(name), f"far-{name}", f"near-{name}", f"by-{name}"
+        # An interface gets another name when it is down.
+        away = f"""\
+link set {port} nomaster
+link set {port} down
+link set {port} name {far}
+link add {between} type bridge mcast_snooping 0
+link set {between} up
+link set {far} master {between}
+link set {far} up
+"""
+        command("ip", "-batch", "-", input=away)
+        relay = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("slow.py")), port, near],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
+        )  # fmt: skip
+        self._relays[name] = relay
+        assert relay.stdout
+        if relay.stdout.readline() != "ready\n":
+            raise NotHere("a slow link needs TAP interfaces, and this kernel makes none")
+        inside = f"link set {near} master {between}\nlink set {near} up\nlink set {port} master {BRIDGE}\nlink set {port} up\n"
+        command("ip", "-batch", "-", input=inside)
 
 
 class FleetHost(Machine):
@@ -116,6 +170,7 @@ class FleetHost(Machine):
         self.facts = facts
         self.prepared = False
         self.plugged = False
+        self.disks: list[Disk] = []
 
     def _furnish(self, root: Path) -> None:
         super()._furnish(root)
@@ -148,11 +203,33 @@ class FleetHost(Machine):
         (root / "etc/tmpfiles.d").mkdir(exist_ok=True)
         (root / "etc/tmpfiles.d/secrets.conf").write_text("\n".join(rules) + "\n")
 
-    def on(self) -> None:
-        """Begins to boot."""
+    def make(self) -> None:
+        """Makes its files, once."""
         if not self.prepared:
             self.prepare()
             self.prepared = True
+
+    def _before_it_is_on(self, what: str) -> None:
+        # What is mounted later is not seen from inside.
+        if self.plugged:
+            raise HostError(f"{self.name} is on: {what} is put into a host that is off")
+        self.make()
+
+    def disk(self, folder: str, megabytes: int) -> Disk:
+        """The folder on a disk of its own."""
+        self._before_it_is_on("a disk")
+        image = self.place / f"disk{len(self.disks)}"
+        self.disks.append(Disk(image, self.root / folder.lstrip("/"), megabytes))
+        return self.disks[-1]
+
+    def clock(self, unit: str) -> Clock:
+        """A wall clock of the unit's own."""
+        self._before_it_is_on("a clock")
+        return Clock(self.root, unit)
+
+    def on(self) -> None:
+        """Begins to boot."""
+        self.make()
         netns = self.place / "netns"
         self.switch.plug(self.name, netns)
         self.plugged = True
@@ -174,6 +251,9 @@ class FleetHost(Machine):
         if self.plugged:
             self.switch.unplug(self.name, self.place / "netns")
             self.plugged = False
+        # Who waits for a stalled disk cannot be killed.
+        for disk in self.disks:
+            disk.go_on()
         self.kill()
 
     def await_off(self, seconds: float) -> None:
@@ -205,3 +285,4 @@ class FleetHost(Machine):
         if self.prepared:
             self.discard()
             self.prepared = False
+            self.disks.clear()

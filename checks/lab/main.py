@@ -44,6 +44,8 @@ MEASURE = CHECKS / "scenarios" / "lib" / "measure.py"
 FOLDERS = (CHECKS / "scenarios", HERE / "scenarios")
 # Longer than any scenario takes, on a machine that does much else.
 DEADLINE = 600
+# What a scenario ends with that this machine cannot play.
+IGNORED = 75
 # Of each host's journal, when a scenario failed. All of it is in --logs.
 LINES = 80
 
@@ -168,6 +170,8 @@ def play(path: Path | None, options: argparse.Namespace) -> bool:
                     raise AssertionError("\n".join(["errors in the journals, and none of EXPECTED_ERRORS:", *errors]))
             else:
                 fleet.start_all()
+        except machine.NotHere:
+            raise
         except Exception:
             passed = False
             print(traceback.format_exc().rstrip(), flush=True)
@@ -210,18 +214,21 @@ class Run:
             self.process.wait()
         return self.process.poll() is not None
 
-    def result(self) -> bool:
-        passed = self.process.returncode == 0
+    def result(self) -> str:
+        code = self.process.returncode
+        result = "ok" if code == 0 else "ignored" if code == IGNORED else "FAILED"
         if self.output:
             self.output.seek(0)
             print(self.output.read(), end="")
-        print(f"test {self.name} ... {'ok' if passed else 'FAILED'} ({time.monotonic() - self.began:.1f} s)", flush=True)
-        return passed
+        # An ignored one has said why.
+        if code != IGNORED:
+            print(f"test {self.name} ... {result} ({time.monotonic() - self.began:.1f} s)", flush=True)
+        return result
 
 
 def run_all(names: list[str], options: argparse.Namespace) -> int:
     began = time.monotonic()
-    waiting, running, results = list(names), list[Run](), list[bool]()
+    waiting, running, results = list(names), list[Run](), list[str]()
     try:
         while waiting or running:
             while waiting and len(running) < options.jobs:
@@ -235,9 +242,9 @@ def run_all(names: list[str], options: argparse.Namespace) -> int:
             run.process.terminate()
         for run in running:
             run.process.wait()
-    passed, failed = results.count(True), results.count(False)
+    passed, failed, ignored = (results.count(result) for result in ("ok", "FAILED", "ignored"))
     print(
-        f"test result: {'FAILED' if failed else 'ok'}. {passed} passed; {failed} failed; 0 ignored; "
+        f"test result: {'FAILED' if failed else 'ok'}. {passed} passed; {failed} failed; {ignored} ignored; "
         f"finished in {time.monotonic() - began:.1f} s",
         flush=True,
     )
@@ -295,6 +302,9 @@ def main() -> int:
             return 0 if play(known[options.scenario[0]] if options.scenario else None, options) else 1
         if options.one:
             return 0 if play(known[options.scenario[0]], options) else 1
+    except machine.NotHere as reason:
+        print(f"test {Path(options.scenario[0]).stem} ... ignored, {reason}", flush=True)
+        return IGNORED
     except machine.HostError as error:
         print(f"checks/lab/run: {error}", file=sys.stderr)
         return 1

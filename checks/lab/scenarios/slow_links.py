@@ -1,0 +1,36 @@
+# Links that are late, by chance, so that packets overtake each other: drain and undrain take longer, and are as sure.
+
+# Each way, more or less: 100 to 300 ms for a packet.
+LATE, JITTER = 200, 100
+TURNS = 3
+
+started()
+watch_the_stop(nixio)
+nixio.slow(LATE, JITTER)
+
+with subtest("the links are late"):
+    _, printed = nixio.execute("ping -c 10 -i 0.1 -q app1")
+    average = float(printed.split("min/avg/max/mdev = ")[1].split("/")[1])
+    print(f"{average:.0f} ms there and back")
+    assert average > LATE, printed
+
+for turn in range(1, TURNS + 1):
+    with subtest(f"both hosts are drained before PostgreSQL stops, and undrained when it is back: {turn}"):
+        begun = time.monotonic()
+        nixio.succeed("systemctl stop postgresql.service", timeout=DRAIN + 30)
+        print(f"stopped after {time.monotonic() - begun:.1f} s")
+        # Not counted at the stop: the application's farewell may still be on its way.
+        assert rest(app1) and rest(app2)
+        drained = number(nixio, "io-database-coordinator.service", "InactiveEnterTimestampMonotonic")
+        stopping = number(nixio, "postgresql.service", "ActiveExitTimestampMonotonic")
+        assert 0 < drained <= stopping, (drained, stopping)
+        begun = time.monotonic()
+        nixio.succeed("systemctl start postgresql.service")
+        until("all dependents run", lambda: run(app1) and run(app2), UNDRAIN - (time.monotonic() - begun))
+        print(f"undrained after {time.monotonic() - begun:.1f} s")
+
+with subtest("in time again: one session is open, all run, and no host was missed"):
+    nixio.slow(0)
+    until("all run", all_run, 2 * UNDRAIN)
+    _, oks = nixio.execute("journalctl -b -o cat -u io-database-coordinator.service | grep -acE '^drain: 2 of 2 hosts ok'")
+    assert int(oks) == TURNS, oks
