@@ -99,7 +99,7 @@ let
   untilItAnswers = [
     "${pkgs.bash}/bin/bash"
     "-c"
-    "trap 'exit 1' TERM; while true; do \"$@\"; code=$?; [ $code -gt 128 ] || exit $code; sleep 1; done"
+    "trap 'kill $child; wait $child; exit 1' TERM; while true; do \"$@\" & child=$!; wait $child; code=$?; [ $code -gt 128 ] || exit $code; sleep 1; done"
     "until-it-answers"
   ];
 in
@@ -215,6 +215,8 @@ in
         # Otherwise what the drain says would be bash's.
         SyslogIdentifier = "io-coordinator";
         TimeoutStopSec = coordinator.stopTimeout;
+        # What a disk holds that does not answer cannot be killed: it is left behind, and not waited for.
+        KillMode = "process";
         Restart = "on-failure";
         RestartSec = "10s";
         RestartPreventExitStatus = "64 78";

@@ -10,8 +10,8 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use super::apart::{self, Taken};
 use super::fault::{Fault, Verdict, seconds};
-use super::generation;
 use super::hosts::{Target, Targets, parse_file, parse_list};
 use super::report::{HostReport, exit_code};
 use super::run::{Observer, Outcome, Plan, run as run_plan};
@@ -48,6 +48,9 @@ enum Command {
     Status(Options),
     #[command(flatten)]
     Page(PageCommand),
+    /// For ourselves: see `apart`.
+    #[command(name = apart::SUBCOMMAND, hide = true)]
+    TakeGeneration { file: PathBuf },
 }
 
 #[derive(Args, Debug)]
@@ -129,6 +132,12 @@ enum Output {
 pub fn run(cli: Cli) -> Result<u8, Failure> {
     let (action, options, generation) = match cli.command {
         Command::Page(page) => return cli::print_page::<Cli>(&page),
+        Command::TakeGeneration { file } => {
+            let told = cli::block_on(apart::answer(&file, milliseconds_since_1970))?;
+            return told
+                .map(|()| 0)
+                .map_err(|error| Failure::failed(error.to_string()));
+        }
         Command::Drain(d) => (
             Action::Drain,
             d.options,
@@ -309,20 +318,26 @@ async fn execute(
 }
 
 async fn take_generation(action: Action, path: &Path) -> Result<u64, Failure> {
-    match generation::take(path, milliseconds_since_1970).await {
-        Ok(number) => Ok(number),
+    let Taken { number, fault } = apart::take_apart(path, milliseconds_since_1970).await;
+    match fault {
+        None => Ok(number),
         // The databases are about to go, perhaps because of this very disk.
-        Err(error) if action == Action::Drain && error.why.is_the_disk() => {
-            let from = match error.last {
-                Some(_) => "above the last",
-                None => "from the clock",
+        Some(fault) if action == Action::Drain && fault.is_the_disk => {
+            let from = if fault.above_the_last {
+                "above the last"
+            } else {
+                "from the clock"
             };
-            tracing::error!(%error, generation = error.number, "cannot remember the generation: draining with one {from}");
-            Ok(error.number)
+            tracing::error!(
+                error = fault.why,
+                generation = number,
+                "cannot remember the generation: draining with one {from}"
+            );
+            Ok(number)
         }
-        Err(error) => Err(Failure {
-            code: error.why.exit_code(),
-            messages: vec![format!("{error}; nothing was sent")],
+        Some(fault) => Err(Failure {
+            code: fault.exit_code,
+            messages: vec![format!("{}; nothing was sent", fault.why)],
         }),
     }
 }

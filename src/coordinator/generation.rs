@@ -28,6 +28,11 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the disk may take to open the lock, and then to read and write the number.
 const DISK_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// The longest that [`take`] takes: the lock, and the number after it.
+pub(super) const LONGEST: Duration = LOCK_TIMEOUT
+    .saturating_add(DISK_TIMEOUT)
+    .saturating_add(DISK_TIMEOUT);
+
 /// Why there is no generation.
 #[derive(Debug, thiserror::Error)]
 pub enum GenerationError {

@@ -13,6 +13,7 @@
 //! whether to try again), [`schedule`], [`hosts`], [`generation::next`], [`report`], [`table`]. What touches the world is
 //! `dial` (one connection), [`run()`] (all of them) and [`command`] (arguments, printing, signals).
 
+mod apart;
 pub mod command;
 mod dial;
 pub mod fault;
