@@ -32,4 +32,4 @@ class LabMachine(Machine, Protocol):
 
 start_all: Callable[[], None]
 subtest: Callable[[str], AbstractContextManager[None]]
-# `nixio: Machine`, or LabMachine, and so on for each host.
+# `nixio: Machine`, or LabMachine, and so on for each host; and `machines`, a list of them all.
