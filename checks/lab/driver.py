@@ -1,7 +1,7 @@
 """The interface that the NixOS test driver has, over the hosts of a fleet.
 
 Where NixOS' own has a default, a deadline or an error for something, so it is here: what passes there passes here. What is
-here only: `freeze`, `thaw`, `hears`.
+here only: `freeze`, `thaw`, `hears`, `gets`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from machine import ENVIRONMENT
 
 # NixOS' own.
 PATIENCE = 900
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 class RequestFailed(Exception):
@@ -120,6 +121,10 @@ class LabMachine:
     def hears(self, other: LabMachine, yes: bool) -> None:
         """Whether what the other one sends gets here. What this one sends goes out."""
         self.host.switch.hears(self.name, other.name, yes)
+
+    def gets(self, file: str, place: str) -> None:
+        """A file of this repository, put there."""
+        self.copy_from_host(str(REPOSITORY / file), place)
 
     # -- commands -----------------------------------------------------------------------------------------------
 
