@@ -19,12 +19,12 @@ SESSION = r"""
 exec 3<>/dev/tcp/nixio/6379
 printf 'AUTH %s\r\nCLIENT SETNAME awkward-%s\r\n' "$(cat /run/secrets/REDIS/PASSWORD)" "${0##*/}" >&3
 """
-REST = "sleep infinity & wait\n"
-FOREVER = "while true; do sleep 1; done\n"
+# Again: a stop may end what it waits for before it is told itself.
+REST = "while true; do sleep infinity & wait; done\n"
 
 # The [Unit] section, the [Service] section, and the program.
 SERVICES = {
-    "stubborn": ("", "TimeoutStopSec=2s", "trap '' TERM" + SESSION + FOREVER),
+    "stubborn": ("", "TimeoutStopSec=2s", "trap '' TERM" + SESSION + REST),
     "sulking": ("", "TimeoutStopSec=20s", "trap 'exit 1' TERM" + SESSION + REST),
     "unwell": ("", "TimeoutStopSec=20s\nExecStop=/bin/sh -c 'exit 3'", SESSION + REST),
     # It has run, and what it has left runs on: in its control group.

@@ -58,6 +58,20 @@ def stopping() -> bool:
     return state(nixio, "postgresql.service") == "deactivating"
 
 
+def hold_dependents(hosts: Iterable[Host], yes: bool) -> None:
+    """Whether the stop of one unit of each host waits for us."""
+    for host in hosts:
+        host.succeed(f"rm -f {GO}" if yes else f"touch {GO}")
+
+
+def held_unit(host: Host) -> str:
+    return "myapp.service" if host.name == "app1" else "worker.service"
+
+
+def told_to_stop(host: Host) -> bool:
+    return state(host, held_unit(host)) == "deactivating"
+
+
 def all_rest_first() -> None:
     """Looked at while PostgreSQL is held in the beginning of its stop, and proved by the times of units."""
     stop_begins()
@@ -79,7 +93,14 @@ print(f"all ran {took:.1f} s after the last began to boot")
 until("the application has its session", lambda: sessions(nixio) == 1, UNDRAIN)
 until("all have been told", lambda: "undrain: 20 of 20 hosts ok" in summary("undrain"), BOOT)
 for each in clients:
+    folder = f"/run/systemd/system/{held_unit(each)}.d"
+    each.succeed(
+        f"mkdir -p {folder}",
+        f"printf '[Service]\\nTimeoutStopSec=40s\\nExecStop=/bin/sh -c \"until test -e {GO}; do sleep 0.1; done\"\\n' "
+        f">{folder}/50-held.conf",
+    )
     remember(each, "io-databases.target", *DEPENDENTS[each.name])
+hold_dependents(clients, False)
 watch_the_stop(nixio)
 nixio.succeed(
     f"printf '[Service]\\nExecStop=-/bin/sh -c \"until test -e {GO}; do sleep 0.1; done\"\\n' "
@@ -100,7 +121,21 @@ with subtest("all twenty run again within 30 s of the start"):
     print(f"all ran {time.monotonic() - before:.1f} s after the start")
     until("the application has its session", lambda: sessions(nixio) == 1, UNDRAIN)
 
-with subtest("one hangs, one has another key, one is off: the seventeen others are drained at once"):
+with subtest("all twenty are told at the same time: nobody's drain waits for another one's"):
+    hold_dependents(clients, True)
+    stop_begins()
+    until("all have begun to stop", all_of(clients, told_to_stop), 35)
+    assert is_active(nixio, "postgresql.service")
+    hold_dependents(clients, False)
+    until("PostgreSQL begins to stop", stopping, DRAIN)
+    assert all_of(clients, rest)() and sessions_at_stop(nixio)[-1] == 0
+    stop_ends()
+    assert "drain: 20 of 20 hosts ok" in summary("drain") and named() == set(), summary("drain")
+    nixio.succeed("systemctl start postgresql.service")
+    until("all run", all_of(clients, run), UNDRAIN)
+    until("the application has its session", lambda: sessions(nixio) == 1, UNDRAIN)
+
+with subtest("one hangs, one has another key, one is off: the seventeen others are told at the same time, too"):
     until("all have been told", lambda: "undrain: 20 of 20 hosts ok" in summary("undrain"), UNDRAIN)
     other_key.succeed(
         f"cp {KEY} /run/right-key",
@@ -109,8 +144,12 @@ with subtest("one hangs, one has another key, one is off: the seventeen others a
     )
     hung.freeze()
     off.crash()
+    hold_dependents(sound, True)
     before = time.monotonic()
     stop_begins()
+    until("the others have begun to stop", all_of(sound, told_to_stop), 35)
+    assert is_active(nixio, "postgresql.service")
+    hold_dependents(sound, False)
     until("the others rest", all_of(sound, rest), 45)
     print(f"the others rested after {time.monotonic() - before:.1f} s")
     # It waits for the one that hangs, and no longer than was promised.
@@ -140,6 +179,7 @@ with subtest("the three are mended: all twenty run"):
 
 with subtest("and the next drain has them all, and the undrain after it brings them all back"):
     named()
+    # It has booted: nothing of what was in /run is there.
     remember(off, "io-databases.target", *DEPENDENTS[off.name])
     all_rest_first()
     assert named() == set()
