@@ -16,8 +16,8 @@ PATH = app2.succeed("printenv PATH").strip()
 
 # Each dependent has a session in Redis, as long as a process of it lives.
 SESSION = r"""
-exec 3<>/dev/tcp/nixio/6379
-printf 'AUTH %s\r\nCLIENT SETNAME awkward-%s\r\n' "$(cat /run/secrets/REDIS/PASSWORD)" "${0##*/}" >&3
+exec 9<>/dev/tcp/nixio/6379
+printf 'AUTH %s\r\nCLIENT SETNAME awkward-%s\r\n' "$(cat /run/secrets/REDIS/PASSWORD)" "${0##*/}" >&9
 """
 # Again: a stop may end what it waits for before it is told itself.
 REST = "while true; do sleep infinity & wait; done\n"
@@ -36,15 +36,17 @@ SERVICES = {
         "TimeoutStopSec=20s",
         "trap 'sleep 1; exit 0' TERM" + SESSION + REST,
     ),
+    # One for each connection, for as long as it lasts.
+    "chat@": ("After=io-databases.target", "TimeoutStopSec=20s", SESSION + "cat <&3\n"),
     "talk": ("", "TimeoutStopSec=20s", "echo started >>/run/talk-starts\ntrap 'sleep 1; exit 0' TERM" + SESSION + REST),
 }
 UPHELD = ["stubborn.service", "sulking.service", "unwell.service", "first.service", "second.service"]
-WANTED = ["once.service", "talk.socket"]
+WANTED = ["once.service", "talk.socket", "chat.socket"]
 # A connection starts it, and nothing else.
 ACTIVATED = ["talk.service"]
 FAIL = {"stubborn.service": "timeout", "sulking.service": "exit-code", "unwell.service": "exit-code"}
 # A unit's session goes with its last process.
-SESSIONS_OF = {"awkward-" + name for name in SERVICES}
+SESSIONS_OF = {"awkward-" + name.rstrip("@") for name in SERVICES}
 
 
 def put(host: Host, place: str, text: str) -> None:
@@ -53,12 +55,13 @@ def put(host: Host, place: str, text: str) -> None:
 
 def dependent(name: str, more: str, service: str, program: str) -> None:
     """A service with the ties that the NixOS modules render: here the link in its folder."""
-    put(app2, f"/run/awkward/{name}", program)
+    program_file = f"/run/awkward/{name.rstrip('@')}"
+    put(app2, program_file, program)
     put(
         app2,
         f"{UNITS}/{name}.service",
         f"[Unit]\nStartLimitIntervalSec=0\n{more}\n"
-        f"[Service]\nEnvironment=PATH={PATH}\nExecStart=/usr/bin/env bash /run/awkward/{name}\n{service}",
+        f"[Service]\nEnvironment=PATH={PATH}\nExecStart=/usr/bin/env bash {program_file}\n{service}",
     )
     tie(f"{name}.service")
 
@@ -119,6 +122,11 @@ def knock() -> bool:
     return code == 0
 
 
+def chats() -> int:
+    """The instances that run, or stop."""
+    return int(app2.succeed("systemctl list-units --plain --no-legend --state=active,activating,deactivating 'chat@*' | wc -l"))
+
+
 def starts_of_talk() -> int:
     return int(app2.succeed("wc -l </run/talk-starts"))
 
@@ -143,7 +151,9 @@ nixio.succeed("systemctl daemon-reload")
 
 with subtest("the dependents are started with the target, each has its session"):
     put(app2, f"{UNITS}/talk.socket", "[Socket]\nListenStream=127.0.0.1:7777")
+    put(app2, f"{UNITS}/chat.socket", "[Socket]\nListenStream=127.0.0.1:7778\nAccept=yes")
     tie("talk.socket")
+    tie("chat.socket")
     app2.succeed("touch /run/talk-starts")
     for each, (more, service, program) in SERVICES.items():
         dependent(each, more, service, program)
@@ -154,21 +164,27 @@ with subtest("the dependents are started with the target, each has its session")
     assert starts_of_talk() == 0 and not is_active(app2, "talk.service")
     assert knock()
     until("the connection has started its service", lambda: is_active(app2, "talk.service"), 10)
-    until("each has a session", lambda: names_at_redis() == SESSIONS_OF, 10)
-    # From here on, without a pause.
+    # From here on, without a pause: one comes and goes, and one stays for as long as it may.
     put(
         app2,
         f"{UNITS}/knocker.service",
         f"[Service]\nEnvironment=PATH={PATH}\n"
         "ExecStart=/usr/bin/env bash -c 'while sleep 0.05; do timeout 1 bash -c \"</dev/tcp/127.0.0.1/7777\" 2>/dev/null; done'",
     )
-    app2.succeed("systemctl daemon-reload", "systemctl start knocker.service")
+    put(
+        app2,
+        f"{UNITS}/caller.service",
+        f"[Unit]\nStartLimitIntervalSec=0\n[Service]\nEnvironment=PATH={PATH}\nRestart=always\nRestartSec=100ms\n"
+        "ExecStart=/usr/bin/env bash -c 'exec 3<>/dev/tcp/127.0.0.1/7778; cat <&3'",
+    )
+    app2.succeed("systemctl daemon-reload", "systemctl start knocker.service caller.service")
+    until("each has a session", lambda: names_at_redis() == SESSIONS_OF, 10)
 
 with subtest("a stop of Redis waits for all of them: none has a session when it begins, none has a process when it is over"):
     nixio.succeed("systemctl stop redis.service", timeout=DRAIN + 30)
     assert at_stop() == [set()], at_stop()
     assert rest(app1) and rest(app2)
-    assert state(app2, "talk.service") == "inactive" and processes(app2, "talk.service") == 0
+    assert state(app2, "talk.service") == "inactive" and processes(app2, "talk.service") == 0 and chats() == 0
     nixio.succeed(f"journalctl -b -o cat -u {COORDINATOR} | grep -a '^drain: 2 of 2 hosts ok'")
 
 with subtest("the answer is ok, and names exactly those that failed, and why"):
@@ -188,8 +204,8 @@ with subtest("who needs another one has stopped before it, and the target after 
 
 with subtest("while it is drained a connection starts nothing"):
     count = starts_of_talk()
-    stays("nobody listens", lambda: not knock() and starts_of_talk() == count and not is_active(app2, "talk.service"), 5)
-    assert rest(app2) and is_active(app2, "knocker.service")
+    stays("nobody listens", lambda: not knock() and starts_of_talk() == count and chats() == 0, 5)
+    assert rest(app2) and not is_active(app2, "talk.service") and is_active(app2, "knocker.service")
 
 with subtest("Redis is back: all are started, the target before them, and in their order"):
     nixio.succeed("systemctl start redis.service")
