@@ -26,8 +26,8 @@ NETWORK6 = "fd00:1::"
 BRIDGE = "switch"
 # Whom the coordinator tells, on the host that has one.
 TOLD = "etc/io-guardian/hosts"
-# Inotify instances. A host's root has seven (systemd, D-Bus, logind), and all hosts of the machine have one root: of the kernel's
-# default, 128, not even twenty hosts could boot.
+# Inotify instances. A host's root has seven (systemd, D-Bus, logind), and all hosts of the machine have one root: with the
+# kernel's default, 128, not even twenty hosts could boot.
 WATCHERS = Path("/proc/sys/fs/inotify/max_user_instances")
 WATCHERS_OF_A_HOST = 8
 # Enough for some fleets at the same time.

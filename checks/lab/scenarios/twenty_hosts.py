@@ -1,4 +1,4 @@
-# Twenty hosts: all are drained before PostgreSQL stops. One hangs, one has another key, one is off: these are named, the others go on.
+# Twenty hosts are drained before PostgreSQL stops. One hangs, one has another key, one is off: they are named, the others go on.
 
 import re
 from collections.abc import Iterable
@@ -40,7 +40,11 @@ def summary(action: str) -> str:
 def named() -> set[str]:
     """Whom the coordinator has named as failed, since it was last asked."""
     nixio.succeed("touch /run/named")
-    lines = nixio.succeed(f"journalctl -b -o cat -u {COORDINATOR} | tee /run/now | tail -n +$(($(wc -l </run/named) + 1))", "mv /run/now /run/named")
+    journal = f"journalctl -b -o cat -u {COORDINATOR}"
+    lines = nixio.succeed(
+        f"{journal} | tee /run/now | tail -n +$(($(wc -l </run/named) + 1))",
+        "mv /run/now /run/named",
+    )
     return set(re.findall(r"^host has failed host=(\w+):9876", lines, re.M))
 
 
@@ -83,7 +87,8 @@ def all_rest_first() -> None:
     assert all(0 < time <= begins for time in times.values()), (begins, times)
     assert sessions_at_stop(nixio)[-1] == 0, sessions_at_stop(nixio)
     stop_ends()
-    print(f"the first host was drained {begins - min(times.values())} us before PostgreSQL began to stop, the last {begins - max(times.values())}")
+    first, last = begins - min(times.values()), begins - max(times.values())
+    print(f"the first host was drained {first} us before PostgreSQL began to stop, the last {last} us")
 
 
 start_all()
