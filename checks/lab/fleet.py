@@ -43,7 +43,7 @@ def command(*words: str, input: str | None = None) -> None:
 
 
 def make_room(hosts: int) -> None:
-    """Raises the kernel's limit, where it is too low for that many hosts beside those of other fleets. It stays raised."""
+    """Raises the kernel's limit, for these hosts beside those of other fleets. It stays raised."""
     limit = int(WATCHERS.read_text())
     if limit >= ENOUGH:
         return
