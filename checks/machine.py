@@ -28,6 +28,7 @@ from typing import Any
 
 PACKAGES = (
     "systemd", "systemd-sysv", "dbus", "procps", "polkitd", "postgresql", "redis-server", "iproute2", "iputils-ping", "nftables",
+    "python3-websockets",
 )  # fmt: skip
 # Raise it when the tree must be built anew although the packages stay the same.
 TREE_VERSION = 1

@@ -32,7 +32,8 @@ let
   full = unit: if hasSuffix unit then unit else "${unit}.service";
 
   declared = lib.unique (lib.attrNames cfg.postgres ++ lib.attrNames cfg.redis);
-  listed = map full cfg.dependentServices;
+  isTemplate = unit: lib.hasSuffix "@" (base unit);
+  listed = lib.filter (unit: !isTemplate unit) (map full cfg.dependentServices);
   # Names alone, of options alone: what the units look like may depend on this.
   bases = lib.unique (declared ++ map base cfg.dependentServices);
 
@@ -42,8 +43,17 @@ let
     ofKind "socket" config.systemd.sockets
     ++ ofKind "timer" config.systemd.timers
     ++ ofKind "path" config.systemd.paths;
-  services = ofKind "service" config.systemd.services;
+  services = lib.filter (unit: !isTemplate unit) (ofKind "service" config.systemd.services);
   all = lib.unique (services ++ activators ++ listed);
+  # A socket with Accept= starts an instance for each connection: their names are not known, and they are tied by their template.
+  templates = lib.unique (
+    lib.filter isTemplate (map full cfg.dependentServices)
+    ++ map (name: "${name}@.service") (
+      lib.filter (name: config.systemd.services ? "${name}@") (
+        lib.intersectLists bases (enabled config.systemd.sockets)
+      )
+    )
+  );
 
   isService = unit: suffixOf unit == "service";
   # Started by its socket, timer or path, and by nothing else.
@@ -65,16 +75,22 @@ let
       types.submodule (
         { name, ... }:
         {
-          config = mkIf (cfg.hasDependents && lib.elem name bases) (
-            {
-              wantedBy = lib.mkForce [ ];
-            }
-            // lib.optionalAttrs (kind == "services") {
-              # A deployment that stops first and starts later does not get there: the target starts again what it upholds, from
-              # the old unit file, and the start then finds it running.
-              stopIfChanged = lib.mkDefault false;
-            }
-          );
+          config = lib.mkMerge [
+            (mkIf (cfg.hasDependents && lib.elem name bases) (
+              {
+                wantedBy = lib.mkForce [ ];
+              }
+              // lib.optionalAttrs (kind == "services") {
+                # A deployment that stops first and starts later does not get there: the target starts again what it upholds, from
+                # the old unit file, and the start then finds it running.
+                stopIfChanged = lib.mkDefault false;
+              }
+            ))
+            (lib.optionalAttrs (kind == "services") {
+              # The target cannot say it: Before= takes no template.
+              after = mkIf (lib.elem "${name}.service" templates) [ target ];
+            })
+          ];
         }
       )
     );
@@ -92,7 +108,7 @@ in
         description = ''
           Units that depend on the databases, beside those that are named like a database of `postgres` or `redis`. A
           name without a suffix is a service. A service's socket, timer or path of the same name, and the service of a
-          socket, timer or path, belong to it.
+          socket, timer or path, belong to it, and so do the instances that a socket with `Accept=` starts (`NAME@`).
 
           They start only when `io-databases.target` is active, stop when it stops, and restart when it restarts.
           Nothing else starts them at boot: their `wantedBy` is emptied (`lib.mkOverride 40` puts it back).
@@ -126,7 +142,7 @@ in
       # Before=: they start when the target is reached, and it is not down before they are. Without it Upholds= orders the
       # target after them, which lets them start first.
       before = cfg.dependents;
-      requiredBy = cfg.dependents;
+      requiredBy = cfg.dependents ++ templates;
       upholds = upheld;
       wants = lib.subtractLists upheld pulled;
       # A switch starts every target that is active or on its way. This one's start asks the databases: while they are away the

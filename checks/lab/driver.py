@@ -1,7 +1,7 @@
 """The interface that the NixOS test driver has, over the hosts of a fleet.
 
 Where NixOS' own has a default, a deadline or an error for something, so it is here: what passes there passes here. What is
-here only: `freeze`, `thaw`, `hears`, `loses`, `slow`, `disk`, `clock`.
+here only: `freeze`, `thaw`, `hears`, `loses`, `slow`, `disk`, `clock`, `gets`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from machine import ENVIRONMENT
 
 # NixOS' own.
 PATIENCE = 900
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 class RequestFailed(Exception):
@@ -138,6 +139,10 @@ class LabMachine:
     def clock(self, unit: str) -> Clock:
         """Before it is on: the programs of this unit have a wall clock of their own."""
         return self.host.clock(unit)
+
+    def gets(self, file: str, place: str) -> None:
+        """A file of this repository, put there."""
+        self.copy_from_host(str(REPOSITORY / file), place)
 
     # -- commands -----------------------------------------------------------------------------------------------
 

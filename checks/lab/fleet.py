@@ -20,12 +20,21 @@ import machine
 from clock import Clock
 from disk import Disk
 from machine import CLONE_NEWNET, LIBC, MS_BIND, HostError, Machine, NotHere
+from size import MODEL
 
 # As the NixOS test driver numbers them: by name.
 NETWORK = "192.168.1"
 # In a network of the fleet's, as hosts/common.nix has them: nothing that is rendered has to be set differently.
 NETWORK6 = "fd00:1::"
 BRIDGE = "switch"
+# Whom the coordinator tells, on the host that has one.
+TOLD = "etc/io-guardian/hosts"
+# Inotify instances. A host's root has seven (systemd, D-Bus, logind), and all hosts of the machine have one root: with the
+# kernel's default, 128, not even twenty hosts could boot.
+WATCHERS = Path("/proc/sys/fs/inotify/max_user_instances")
+WATCHERS_OF_A_HOST = 8
+# Enough for some fleets at the same time.
+ENOUGH = 1024
 # A boot takes two seconds. On a machine that does much else, longer.
 BOOT = 120.0
 
@@ -34,6 +43,18 @@ def command(*words: str, input: str | None = None) -> None:
     done = subprocess.run(words, input=input, capture_output=True, text=True)
     if done.returncode != 0:
         raise HostError(f"{' '.join(words)} ended with {done.returncode}: {done.stderr.strip()}")
+
+
+def make_room(hosts: int) -> None:
+    """Raises the kernel's limit, for these hosts beside those of other fleets. It stays raised."""
+    limit = int(WATCHERS.read_text())
+    if limit >= ENOUGH:
+        return
+    try:
+        WATCHERS.write_text(f"{ENOUGH}\n")
+    except OSError as error:
+        if limit < hosts * WATCHERS_OF_A_HOST:
+            raise HostError(f"{hosts} hosts need sysctl fs.inotify.max_user_instances={ENOUGH}; it is {limit}: {error.strerror}") from None
 
 
 class Switch:
@@ -161,13 +182,16 @@ class FleetHost(Machine):
     """A host of the fleet, with the units that the NixOS modules render for it."""
 
     def __init__(
-        self, name: str, switch: Switch, place: Path, units: Path, facts: dict[str, Any], bin_dir: str, log: Path
+        self, name: str, switch: Switch, place: Path, units: Path, facts: dict[str, Any], bin_dir: str, log: Path,
+        further: list[str],
     ) -> None:
+        """`further`: the fleet's hosts that are not among those rendered."""
         super().__init__(name, place, bin_dir, log, whole=False, capabilities="CAP_NET_ADMIN")
         self.switch = switch
         self.units = units
         # Of the manifest: its secrets, and what the modules say to NixOS' own.
         self.facts = facts
+        self.further = further
         self.prepared = False
         self.plugged = False
         self.disks: list[Disk] = []
@@ -176,6 +200,10 @@ class FleetHost(Machine):
         super()._furnish(root)
         (root / "etc/hosts").write_text(self.switch.hosts_file())
         fixtures.install(root, self.units)
+        if (told := root / TOLD).exists():
+            lines = told.read_text().splitlines()
+            model = next(line for line in lines if line.startswith(f"{MODEL}:"))
+            told.write_text("\n".join([*lines, *(model.replace(MODEL, name, 1) for name in self.further)]) + "\n")
         services = self.facts["services"]
         if "postgresql" in services:
             fixtures.databases(root, services)

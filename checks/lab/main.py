@@ -7,8 +7,8 @@
     checks/lab/run --keep wrong_key         the same, with the fleet as the scenario leaves it
     checks/lab/run --units DIR              other units than checks/units: to see a scenario fail
 
-Each scenario has a fleet of its own: nixio, app1 and app2, with their own systemd, PostgreSQL and Redis, and the units that
-the NixOS modules render. Needs root, systemd-nspawn, mmdebstrap, iproute2 and nftables; no Nix.
+Each scenario has a fleet of its own: nixio, app1 and app2 (and as many more as it asks for), with their own systemd,
+PostgreSQL and Redis, and the units that the NixOS modules render. Needs root, systemd-nspawn, mmdebstrap, iproute2 and nftables; no Nix.
 """
 
 from __future__ import annotations
@@ -37,15 +37,18 @@ sys.path[:0] = [str(HERE), str(CHECKS)]
 import fixtures  # noqa: E402
 import machine  # noqa: E402
 from driver import LabMachine, Report  # noqa: E402
-from fleet import FleetHost, Switch  # noqa: E402
+from fleet import FleetHost, Switch, make_room  # noqa: E402
+from size import MODEL, more  # noqa: E402
 
 MEASURE = CHECKS / "scenarios" / "lib" / "measure.py"
 # What NixOS' driver can run too, and what only this one can.
 FOLDERS = (CHECKS / "scenarios", HERE / "scenarios")
-# Longer than any scenario takes, on a machine that does much else.
-DEADLINE = 600
+# Longer than any scenario takes, on a machine that does much else. One of them takes as long as it is told to.
+DEADLINE = 600 + int(os.environ.get("LAB_SOAK", "0"))
 # What a scenario ends with that this machine cannot play.
 IGNORED = 75
+# More hosts than these boot one lot after the other: a boot takes all processors for a while.
+AT_ONCE = 4
 # Of each host's journal, when a scenario failed. All of it is in --logs.
 LINES = 80
 
@@ -66,7 +69,8 @@ def missing() -> str | None:
 class Fleet:
     """The hosts of one scenario. This process is isolated for it, and can have one."""
 
-    def __init__(self, bin_dir: str, units: Path, logs: Path) -> None:
+    def __init__(self, bin_dir: str, units: Path, logs: Path, further: list[str]) -> None:
+        """`further`: names of hosts beside those that are rendered."""
         machine.tree()
         machine.isolate()
         self.report = Report()
@@ -75,19 +79,26 @@ class Fleet:
         for old in logs.iterdir():
             old.unlink()
         facts = fixtures.manifest(units)
+        folders = {name: units / name for name in facts} | dict.fromkeys(further, units / MODEL)
+        facts |= dict.fromkeys(further, facts[MODEL])
+        make_room(len(facts))
         self.switch = Switch(list(facts))
         place = machine.cache_dir() / "host"
         place.mkdir(exist_ok=True)
         machine.mount("tmpfs", place, "tmpfs", 0, "mode=0755,size=16m")
         self.hosts = {
-            name: FleetHost(name, self.switch, place / name, units / name, facts[name], bin_dir, logs / f"{name}.console")
+            name: FleetHost(name, self.switch, place / name, folders[name], facts[name], bin_dir, logs / f"{name}.console", further)
             for name in sorted(facts)
         }
         self.machines = {name: LabMachine(host, self.report) for name, host in self.hosts.items()}
 
     def start_all(self) -> None:
-        for each in self.machines.values():
-            each.start()
+        machines = list(self.machines.values())
+        for begin in range(0, len(machines), AT_ONCE):
+            for each in machines[max(0, begin - AT_ONCE) : begin]:
+                each.connect()
+            for each in machines[begin : begin + AT_ONCE]:
+                each.start()
 
     def given(self) -> dict[str, object]:
         """What a scenario finds."""
@@ -155,7 +166,7 @@ def deadline(seconds: int) -> Iterator[None]:
 
 def play(path: Path | None, options: argparse.Namespace) -> bool:
     """Runs one scenario here, and says what happens as it happens."""
-    fleet = Fleet(options.bin_dir, options.units, options.logs / (path.stem if path else "fleet"))
+    fleet = Fleet(options.bin_dir, options.units, options.logs / (path.stem if path else "fleet"), more(path) if path else [])
     passed = True
     try:
         try:

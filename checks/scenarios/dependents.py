@@ -42,7 +42,8 @@ with subtest("when the target stops, all stop"):
     assert rest(app2)
 
 with subtest("drained, the timer does not fire"):
-    until("no report is under way", lambda: state(app2, "report.service") == "inactive", 10)
+    # One that was under way when the target stopped has failed.
+    until("no report is under way", lambda: state(app2, "report.service") in ("inactive", "failed"), 10)
     last = report_lines()
     stays("no report", lambda: report_lines() == last and state(app2, "report.timer") == "inactive", 5)
 

@@ -95,6 +95,44 @@ in
     };
   };
 
+  "what a socket starts for each connection depends, too" = {
+    modules = host "app1" {
+      server.database.dependentServices = [
+        "talk.socket"
+        "job@"
+      ];
+      systemd.services = {
+        "talk@" = sleep;
+        "job@" = sleep;
+        "other@" = sleep;
+      };
+      systemd.sockets.talk = {
+        wantedBy = [ "sockets.target" ];
+        socketConfig.Accept = true;
+      };
+    };
+    expect = {
+      links = [
+        "talk.socket.requires/io-databases.target"
+        "talk@.service.requires/io-databases.target"
+        "job@.service.requires/io-databases.target"
+      ];
+      noLinks = [ "other@.service.requires/io-databases.target" ];
+      units."talk@.service".has = [ "After=io-databases.target" ];
+      units."job@.service".has = [ "After=io-databases.target" ];
+      units."io-databases.target" = {
+        has = [
+          "Before=talk.socket"
+          "Wants=talk.socket"
+        ];
+        lacks = [
+          "talk@"
+          "job@"
+        ];
+      };
+    };
+  };
+
   "a oneshot is started once, and not again and again" = {
     modules = host "app1" {
       server.database.dependentServices = [ "migrate" ];

@@ -49,7 +49,9 @@ class LabMachine(Machine, Protocol):
     # Before the host is on. The disk is that folder, the clock is the wall clock of that unit's programs.
     def disk(self, folder: str, megabytes: int = ...) -> Disk: ...
     def clock(self, unit: str) -> Clock: ...
+    # A file of this repository, by its path in it.
+    def gets(self, file: str, place: str) -> None: ...
 
 start_all: Callable[[], None]
 subtest: Callable[[str], AbstractContextManager[None]]
-# `nixio: Machine`, or LabMachine, and so on for each host.
+# `nixio: Machine`, or LabMachine, and so on for each host; and `machines`, a list of them all.

@@ -15,8 +15,17 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 SCENARIOS = HERE.parent
 LAB = SCENARIOS.parent / "lab" / "scenarios"
+sys.path.insert(0, str(LAB.parent))
+
+from size import more  # noqa: E402
+
 HOSTS = ("nixio", "app1", "app2")
-GIVEN = ("start_all", "subtest", *HOSTS)
+GIVEN = ("start_all", "subtest", "machines")
+
+
+def hosts(scenario: Path) -> list[str]:
+    """In the lab a scenario may ask for more."""
+    return [*HOSTS, *(more(scenario) if scenario.resolve().parent == LAB else [])]
 
 
 def together(scenario: Path, header: bool) -> str:
@@ -24,8 +33,8 @@ def together(scenario: Path, header: bool) -> str:
     text = "\n".join(part.read_text() for part in (HERE / "measure.py", scenario))
     if header:
         kind = "LabMachine" if scenario.resolve().parent == LAB else "Machine"
-        hosts = "".join(f"{name}: {kind}\n" for name in HOSTS)
-        text = f"from __future__ import annotations\n{(HERE / 'driver.pyi').read_text()}{hosts}\n{text}"
+        given = "".join(f"{name}: {kind}\n" for name in hosts(scenario)) + f"machines: list[{kind}]\n"
+        text = f"from __future__ import annotations\n{(HERE / 'driver.pyi').read_text()}{given}\n{text}"
     return text
 
 
@@ -42,7 +51,7 @@ def main() -> int:
             plain.write_text(together(scenario, header=False))
             commands: list[tuple[list[str], dict[str, str]]] = [
                 (["mypy", "--strict", "--no-error-summary", "--cache-dir", f"{folder}/cache", str(typed)], {}),
-                (["pyflakes", str(plain)], {"PYFLAKES_BUILTINS": ",".join(GIVEN)}),
+                (["pyflakes", str(plain)], {"PYFLAKES_BUILTINS": ",".join([*GIVEN, *hosts(scenario)])}),
             ]
             for command, environment in commands:
                 done = subprocess.run(
