@@ -175,7 +175,8 @@ in
         assertion =
           !coordinator.enable
           ||
-            seconds coordinator.timeout + seconds coordinator.drainRetryFor + 10 < seconds coordinator.stopTimeout;
+            seconds coordinator.timeout + seconds coordinator.drainRetryFor + 10
+            < seconds coordinator.stopTimeout;
         message = "A drain must be over before systemd ends it: server.database.coordinator.timeout (${coordinator.timeout}) and drainRetryFor (${coordinator.drainRetryFor}), and 10 s to look again, together must be shorter than stopTimeout (${coordinator.stopTimeout}).";
       }
       {

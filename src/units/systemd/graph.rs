@@ -44,6 +44,22 @@ impl Graph {
     }
 }
 
+impl Graph {
+    /// Whether `unit` comes up by itself once the target is up: it is started with it, or by a socket, timer or path of its
+    /// name that is.
+    pub(super) fn brings_up(&self, unit: &str) -> bool {
+        let starts = |kind: &str| {
+            let name = unit.strip_suffix(".service")?;
+            let name = name.split_once('@').map_or(name, |(template, _)| template);
+            Some(self.pulled.contains(&format!("{name}.{kind}")))
+        };
+        self.pulled.contains(unit)
+            || ["socket", "timer", "path"]
+                .iter()
+                .any(|kind| starts(kind) == Some(true))
+    }
+}
+
 /// Whether stopping one of `stopped` stops a unit with these `properties` too.
 pub(super) fn stops_with(properties: &HashMap<String, Vec<String>>, stopped: &dyn Fn(&str) -> bool) -> bool {
     ["Requires", "Requisite", "BindsTo", "PartOf"]
@@ -64,6 +80,25 @@ fn runs_or_starts(unit: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_timer_or_a_socket_of_its_name_starts_comes_up_by_itself() {
+        let graph = Graph {
+            pulled: BTreeSet::from(["report.timer".to_owned(), "chat.socket".to_owned()]),
+            ..Graph::default()
+        };
+        for unit in [
+            "report.service",
+            "chat.service",
+            "chat@4-1.service",
+            "report.timer",
+        ] {
+            assert!(graph.brings_up(unit), "{unit}");
+        }
+        for unit in ["other.service", "report.target", "reports.service"] {
+            assert!(!graph.brings_up(unit), "{unit}");
+        }
+    }
 
     #[test]
     fn dependents_are_all_that_hang_on_the_target_and_prerequisites_are_not() {
@@ -96,6 +131,7 @@ mod tests {
         );
         assert!(graph.pulled.contains("wait-for-io-databases.service"));
         assert!(!graph.pulled.contains("b.service"));
+        assert!(graph.brings_up("up.service") && !graph.brings_up("b.service"));
         assert_eq!(
             graph.upheld.iter().collect::<Vec<_>>(),
             ["a.service", "up.service"]

@@ -84,7 +84,7 @@ impl Systemd {
         }
         let unwanted: Vec<String> = reports
             .iter()
-            .filter(|r| r.is_stopped() && !progress.graph.pulled.contains(&r.name))
+            .filter(|r| r.is_stopped() && !progress.graph.brings_up(&r.name))
             .map(|r| r.name.clone())
             .collect();
         Ok(Settled::undrained(
