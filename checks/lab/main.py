@@ -14,6 +14,7 @@ PostgreSQL and Redis, and the units that the NixOS modules render. Needs root, s
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import re
 import shlex
@@ -55,6 +56,12 @@ LINES = 80
 
 def scenarios() -> dict[str, Path]:
     return {path.stem: path for folder in FOLDERS for path in sorted(folder.glob("*.py"))}
+
+
+def shows(path: Path) -> str:
+    """The first sentence of a scenario's comment."""
+    comment = itertools.takewhile(lambda line: line.startswith("#"), path.read_text().splitlines())
+    return " ".join(line.lstrip("# ") for line in comment).split(". ")[0].rstrip(".")
 
 
 def missing() -> str | None:
@@ -295,7 +302,7 @@ def main() -> int:
             options.scenario[index] = Path(name).resolve().as_posix()
     if options.list:
         for name, path in known.items():
-            print(f"{name:32} {path.read_text().splitlines()[0].lstrip('# ')}")
+            print(f"{name:34} {shows(path)}")
         return 0
     if unknown := [name for name in options.scenario if name not in known]:
         print(f"checks/lab/run: there is no scenario {', '.join(unknown)}: see --list", file=sys.stderr)
