@@ -45,3 +45,21 @@ with subtest("the next one of the primary's is newer, and everything runs"):
     nixio.succeed("systemctl restart io-database-coordinator.service")
     until("all dependents run", all_run, UNDRAIN)
     assert int(nixio.succeed(f"cat {GENERATION}")) > generation + 2
+
+with subtest("an undrain that comes while a drain is under way takes its place, and the drain is told so"):
+    generation = int(nixio.succeed(f"cat {GENERATION}"))
+    app1.succeed("rm /run/go")
+    nixio.succeed(
+        "systemd-run --unit=superseded -p RemainAfterExit=yes " + COMMAND.format("drain", "app1", f"--generation {generation + 1}")
+    )
+    until("the application is stopping", lambda: state(app1, "myapp.service") == "deactivating", 30)
+    app2.succeed(
+        "systemd-run --unit=superseding -p RemainAfterExit=yes " + COMMAND.format("undrain", "app1", f"--generation {generation + 2}")
+    )
+    until("the drain is answered", lambda: shown(nixio, "superseded.service", "SubState") != "running", 30)
+    assert state(app1, "myapp.service") == "deactivating", "it was answered before the application had stopped"
+    nixio.succeed("journalctl -b -o cat -u superseded.service | grep -a 'superseded: undrain came while this drain was under way'")
+    app1.succeed("touch /run/go")
+    until("the undrain is answered", lambda: shown(app2, "superseding.service", "SubState") != "running", UNDRAIN)
+    assert shown(app2, "superseding.service", "Result") == "success"
+    until("all dependents run", all_run, UNDRAIN)

@@ -2,6 +2,8 @@
 
 LOST = 20
 
+COORDINATOR = "io-database-coordinator.service"
+
 started()
 watch_the_stop(nixio)
 for one, other in ((nixio, app1), (nixio, app2)):
@@ -27,12 +29,12 @@ for turn in (1, 2, 3):
         print(f"stopped after {time.monotonic() - begun:.1f} s")
         # Not counted at the stop: the application's farewell may have been lost, and TCP still be repeating it.
         assert rest(app1) and rest(app2)
-        drained = number(nixio, "io-database-coordinator.service", "InactiveEnterTimestampMonotonic")
+        drained = number(nixio, COORDINATOR, "InactiveEnterTimestampMonotonic")
         stopping = number(nixio, "postgresql.service", "ActiveExitTimestampMonotonic")
         assert 0 < drained <= stopping, (drained, stopping)
         begun = time.monotonic()
         nixio.succeed("systemctl start postgresql.service")
-        until("all dependents run", lambda: run(app1) and run(app2), 2 * UNDRAIN)
+        until("all dependents run, as they are told to", lambda: run(app1) and run(app2) and is_active(nixio, COORDINATOR), 2 * UNDRAIN)
         print(f"undrained after {time.monotonic() - begun:.1f} s")
 
 with subtest("whole again, and nothing is left of it"):

@@ -4,6 +4,8 @@
 LATE, JITTER = 200, 100
 TURNS = 3
 
+COORDINATOR = "io-database-coordinator.service"
+
 started()
 watch_the_stop(nixio)
 nixio.slow(LATE, JITTER)
@@ -21,12 +23,12 @@ for turn in range(1, TURNS + 1):
         print(f"stopped after {time.monotonic() - begun:.1f} s")
         # Not counted at the stop: the application's farewell may still be on its way.
         assert rest(app1) and rest(app2)
-        drained = number(nixio, "io-database-coordinator.service", "InactiveEnterTimestampMonotonic")
+        drained = number(nixio, COORDINATOR, "InactiveEnterTimestampMonotonic")
         stopping = number(nixio, "postgresql.service", "ActiveExitTimestampMonotonic")
         assert 0 < drained <= stopping, (drained, stopping)
         begun = time.monotonic()
         nixio.succeed("systemctl start postgresql.service")
-        until("all dependents run", lambda: run(app1) and run(app2), UNDRAIN - (time.monotonic() - begun))
+        until("all dependents run, as they are told to", lambda: run(app1) and run(app2) and is_active(nixio, COORDINATOR), UNDRAIN - (time.monotonic() - begun))
         print(f"undrained after {time.monotonic() - begun:.1f} s")
 
 with subtest("in time again: one session is open, all run, and no host was missed"):

@@ -169,3 +169,5 @@ def started() -> None:
     start_all()
     nixio.wait_for_unit("postgresql.service", timeout=BOOT)
     until("the whole fleet runs", all_run, BOOT)
+    # It is told that the databases are there although it found out: a stop that came before would find it in the middle of that.
+    until("the coordinator has told it", lambda: is_active(nixio, "io-database-coordinator.service"), BOOT)
