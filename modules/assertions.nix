@@ -175,9 +175,9 @@ in
         assertion =
           !coordinator.enable
           ||
-            seconds coordinator.timeout + seconds coordinator.drainRetryFor + 10
+            seconds coordinator.timeout + seconds coordinator.drainRetryFor + 27
             < seconds coordinator.stopTimeout;
-        message = "A drain must be over before systemd ends it: server.database.coordinator.timeout (${coordinator.timeout}) and drainRetryFor (${coordinator.drainRetryFor}), and 10 s to look again, together must be shorter than stopTimeout (${coordinator.stopTimeout}).";
+        message = "A drain must be over before systemd ends it: server.database.coordinator.timeout (${coordinator.timeout}) and drainRetryFor (${coordinator.drainRetryFor}), and 27 s for the generation and a second look, together must be shorter than stopTimeout (${coordinator.stopTimeout}).";
       }
       {
         assertion = !guardian.enable || slow == [ ];

@@ -2,7 +2,6 @@
 {
   config,
   lib,
-  pkgs,
   utils,
   ...
 }:
@@ -77,31 +76,28 @@ let
       ]
     )
     + lib.optionalString (credentials != [ ]) " --redis-password-file %d/redis";
-  tell = action: retryFor: [
-    (lib.getExe' cfg.package "io-coordinator")
-    action
-    "--hosts-file"
-    "/etc/${hostsFile}"
-    "--generation-file"
-    "/var/lib/io-coordinator/generation"
-    "--timeout"
-    coordinator.timeout
-    "--connect-timeout"
-    coordinator.connectTimeout
-    "--retry-for"
-    retryFor
-    # Not a credential: a unit keeps those of its start, and the fleet may have another key by the time of the stop.
-    "--psk-file"
-    (toString cfg.psk)
-  ];
-  # One that is killed (by the kernel for its memory, by hand) is no drain: systemd would go on and stop the databases. Whatever
-  # else it ends with is its last word, and systemd's own end of it, after stopTimeout, is of both.
-  untilItAnswers = [
-    "${pkgs.bash}/bin/bash"
-    "-c"
-    "trap 'kill $child; wait $child; exit 1' TERM; while true; do \"$@\" & child=$!; wait $child; code=$?; [ $code -gt 128 ] || exit $code; sleep 1; done"
-    "until-it-answers"
-  ];
+  tell =
+    action: retryFor: more:
+    utils.escapeSystemdExecArgs (
+      [
+        (lib.getExe' cfg.package "io-coordinator")
+        action
+        "--hosts-file"
+        "/etc/${hostsFile}"
+        "--generation-file"
+        "/var/lib/io-coordinator/generation"
+        "--timeout"
+        coordinator.timeout
+        "--connect-timeout"
+        coordinator.connectTimeout
+        "--retry-for"
+        retryFor
+        # Not a credential: a unit keeps those of its start, and the fleet may have another key by the time of the stop.
+        "--psk-file"
+        (toString cfg.psk)
+      ]
+      ++ more
+    );
 in
 {
   options.server.database.coordinator = {
@@ -161,8 +157,8 @@ in
     };
     stopTimeout = mkOption {
       type = ours.duration;
-      default = "90s";
-      description = "How long the databases' stop may be held back. Longer than `timeout`, `drainRetryFor` and 10 s together.";
+      default = "105s";
+      description = "How long the databases' stop may be held back. Longer than `timeout`, `drainRetryFor` and 27 s together (docs/TIMING.md).";
     };
   };
 
@@ -203,17 +199,15 @@ in
         RemainAfterExit = true;
         # A database that runs and does not answer is none: nobody is told to use it.
         ExecStartPre = lib.optional (endpoints != [ ]) wait;
-        ExecStart = utils.escapeSystemdExecArgs (tell "undrain" coordinator.undrainRetryFor);
+        ExecStart = tell "undrain" coordinator.undrainRetryFor [ ];
         # Not ExecStop=: systemd leaves that out when the start is not over yet.
-        ExecStopPost = utils.escapeSystemdExecArgs (
-          untilItAnswers ++ tell "drain" coordinator.drainRetryFor
-        );
+        # Supervised: systemd takes a command of a stop that was killed for the end of the stop.
+        ExecStopPost = tell "drain" coordinator.drainRetryFor [ "--supervised" ];
+        OOMPolicy = "continue";
         LoadCredential = credentials;
         User = "io-coordinator";
         Group = "io-coordinator";
         StateDirectory = "io-coordinator";
-        # Otherwise what the drain says would be bash's.
-        SyslogIdentifier = "io-coordinator";
         TimeoutStopSec = coordinator.stopTimeout;
         # What a disk holds that does not answer cannot be killed: it is left behind, and not waited for.
         KillMode = "process";

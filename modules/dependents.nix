@@ -117,7 +117,7 @@ in
       dependents = mkOption {
         type = types.listOf types.str;
         readOnly = true;
-        default = all;
+        default = all ++ templates;
         defaultText = lib.literalMD "worked out";
         description = "All units that depend on the databases, with their suffixes.";
       };
@@ -141,8 +141,8 @@ in
       after = [ "wait-for-io-databases.service" ];
       # Before=: they start when the target is reached, and it is not down before they are. Without it Upholds= orders the
       # target after them, which lets them start first.
-      before = cfg.dependents;
-      requiredBy = cfg.dependents ++ templates;
+      before = all;
+      requiredBy = all ++ templates;
       upholds = upheld;
       wants = lib.subtractLists upheld pulled;
       # A switch starts every target that is active or on its way. This one's start asks the databases: while they are away the

@@ -13,9 +13,9 @@ RESTART = 10
 
 
 def coordinators(action: str) -> str:
-    """The processes that tell the fleet, as the host's kernel has them."""
-    _, pids = nixio.execute(f"pgrep -x -f '[^ ]*/io-coordinator {action} .*'")
-    return " ".join(pids.split())
+    """The processes that tell the fleet, as the host's kernel has them. Not the one that begins them again."""
+    _, lines = nixio.execute(f"pgrep -a -x -f '[^ ]*/io-coordinator {action} .*' | grep -v -e --supervised")
+    return " ".join(line.split()[0] for line in lines.splitlines())
 
 
 def told(action: str) -> int:

@@ -57,6 +57,16 @@ impl From<Result<u64, NotTaken>> for Taken {
     }
 }
 
+/// This program again, under the name that it has now.
+pub(super) fn ourselves() -> Command {
+    // Not by its path: a new version may lie there.
+    let mut command = Command::new("/proc/self/exe");
+    if let Some(name) = std::env::args_os().next() {
+        command.arg0(name);
+    }
+    command
+}
+
 /// Takes the next generation from `path`, as [`take`] does; this process can end whatever the disk does.
 pub(super) async fn take_apart(path: &Path, now: fn() -> u64) -> Taken {
     let without = |why: String| Taken {
@@ -68,16 +78,18 @@ pub(super) async fn take_apart(path: &Path, now: fn() -> u64) -> Taken {
             exit_code: EXIT_FAILED,
         }),
     };
-    // Not by its path: a new version may lie there.
-    let mut command = Command::new("/proc/self/exe");
+    let mut command = ourselves();
     command
         .arg(SUBCOMMAND)
+        .arg("--")
         .arg(path)
         .stdin(Stdio::null())
         .stdout(Stdio::piped());
-    let Ok(mut child) = command.spawn() else {
-        // No /proc, or no process to be had: then by ourselves.
-        return take(path, now).await.into();
+    let mut child = match command.spawn() {
+        Ok(child) => child,
+        // There is no /proc: then by ourselves.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return take(path, now).await.into(),
+        Err(error) => return without(format!("cannot start the process that takes it: {error}")),
     };
     let Some(out) = child.stdout.take() else {
         return without("the process that takes it has no output".to_owned());

@@ -15,6 +15,7 @@ use super::fault::{Fault, Verdict, seconds};
 use super::hosts::{Target, Targets, parse_file, parse_list};
 use super::report::{HostReport, exit_code};
 use super::run::{Observer, Outcome, Plan, run as run_plan};
+use super::supervise::supervise;
 use super::table;
 use crate::cli::{self, EXIT_FAILED, EXIT_USAGE, Failure, PageCommand, parse_duration};
 use crate::protocol::{Action, DEFAULT_PORT, PresharedKey};
@@ -39,7 +40,7 @@ pub struct Cli {
 #[derive(Subcommand, Debug)]
 enum Command {
     /// Stop everything that depends on the databases; `ok` means that nothing of it runs any more.
-    Drain(Drain),
+    Drain(DrainForAUnit),
     /// Start it again; `ok` means that all that the target pulls in runs.
     Undrain(Drain),
     /// Ask whether the guardians are there and know the key.
@@ -51,6 +52,16 @@ enum Command {
     /// For ourselves: see `apart`.
     #[command(name = apart::SUBCOMMAND, hide = true)]
     TakeGeneration { file: PathBuf },
+}
+
+#[derive(Args, Debug)]
+struct DrainForAUnit {
+    #[command(flatten)]
+    drain: Drain,
+
+    /// Do it in a process of its own, and again when that is killed: for the stop of a unit, in which systemd would go on.
+    #[arg(long)]
+    supervised: bool,
 }
 
 #[derive(Args, Debug)]
@@ -138,7 +149,11 @@ pub fn run(cli: Cli) -> Result<u8, Failure> {
                 .map(|()| 0)
                 .map_err(|error| Failure::failed(error.to_string()));
         }
-        Command::Drain(d) => (
+        Command::Drain(DrainForAUnit { supervised: true, .. }) => {
+            telemetry::start(telemetry::stderr_is_journal());
+            return cli::block_on(supervise())?;
+        }
+        Command::Drain(DrainForAUnit { drain: d, .. }) => (
             Action::Drain,
             d.options,
             Generation::of(d.generation, d.generation_file),
@@ -411,25 +426,15 @@ impl Observer for Watcher {
             self.bar.inc(1);
             return;
         }
-        let (host, result, elapsed_ms) = (&report.host, report.result, report.elapsed_ms);
-        match &report.remedy {
-            None => tracing::info!(
-                %host,
-                %result,
-                units = table::count_units(report),
-                elapsed_ms,
-                "host is done"
-            ),
-            Some(remedy) => tracing::error!(
-                %host,
-                %result,
-                units = table::count_units(report),
-                elapsed_ms,
-                attempts = report.attempts,
-                error = report.message,
-                remedy = &**remedy,
-                "host has failed"
-            ),
+        log(report);
+    }
+
+    fn changed(&mut self, report: &HostReport) {
+        if self.is_terminal {
+            self.failed += 1;
+            self.bar.set_message(format!("({} failed)", self.failed));
+        } else {
+            log(report);
         }
     }
 
@@ -451,6 +456,30 @@ impl Observer for Watcher {
             error = %fault,
             "host was drained, and has gone since: if it boots before the databases stop, what depends on them may run there"
         );
+    }
+}
+
+/// One line for a host that has its result.
+fn log(report: &HostReport) {
+    let (host, result, elapsed_ms) = (&report.host, report.result, report.elapsed_ms);
+    match &report.remedy {
+        None => tracing::info!(
+            %host,
+            %result,
+            units = table::count_units(report),
+            elapsed_ms,
+            "host is done"
+        ),
+        Some(remedy) => tracing::error!(
+            %host,
+            %result,
+            units = table::count_units(report),
+            elapsed_ms,
+            attempts = report.attempts,
+            error = report.message,
+            remedy = &**remedy,
+            "host has failed"
+        ),
     }
 }
 

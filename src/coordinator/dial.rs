@@ -24,8 +24,9 @@ use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 use super::fault::{Fault, Phase, repeat_is_harmless};
 use super::heard::{Heard, line, understand};
 use super::hosts::Target;
+use super::run::Plan;
 use crate::protocol::limits::{ANSWER_MAX_BYTES, KEY_MAX_BYTES, READ_BUFFER_BYTES};
-use crate::protocol::{Action, CLOSE_NORMAL, PresharedKey, Request, Response};
+use crate::protocol::{Action, CLOSE_NORMAL, Request, Response};
 
 /// Most addresses of one name that are tried.
 const MAX_ADDRESSES: usize = 8;
@@ -53,13 +54,9 @@ pub(super) struct Words {
 }
 
 impl Words {
-    pub(super) fn new(
-        key: &PresharedKey,
-        action: Action,
-        generation: Option<u64>,
-        timeout: Duration,
-        connect_timeout: Duration,
-    ) -> Self {
+    /// What `plan` says, in attempts of at most `timeout`.
+    pub(super) fn of(plan: &Plan, timeout: Duration) -> Self {
+        let (key, action, generation) = (&plan.key, plan.action, plan.generation);
         let auth = Request::Auth {
             key: key.expose().to_owned().into(),
         };
@@ -73,7 +70,7 @@ impl Words {
             command: command.to_text().into(),
             action,
             timeout,
-            connect_timeout,
+            connect_timeout: plan.connect_timeout,
             early: repeat_is_harmless(action, generation),
         }
     }

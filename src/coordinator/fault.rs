@@ -281,6 +281,17 @@ impl Fault {
         }
     }
 
+    /// Whether it says of the host only that it is not there.
+    pub(super) const fn is_out_of_sight(&self) -> bool {
+        match self {
+            Self::Lookup { .. } | Self::Refused { .. } | Self::Unreachable { .. } => true,
+            Self::TimedOut { phase, .. } | Self::Lost { phase, .. } => {
+                matches!(phase, Phase::LookingUp | Phase::Connecting | Phase::Handshake)
+            }
+            _ => false,
+        }
+    }
+
     /// Whether a later attempt may end better *and* cannot do harm.
     ///
     /// Before the command has left, whatever looks like a host that is not up yet is worth another attempt. Once

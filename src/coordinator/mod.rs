@@ -15,6 +15,7 @@
 
 mod apart;
 pub mod command;
+mod confirm;
 mod dial;
 pub mod fault;
 pub mod generation;
@@ -23,6 +24,7 @@ pub mod hosts;
 pub mod report;
 mod run;
 pub mod schedule;
+mod supervise;
 pub mod table;
 
 pub use fault::{Fault, Phase, Verdict};

@@ -9,15 +9,16 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::confirm::confirm;
 use super::dial::{Attempt, Words, converse};
-use super::fault::{Fault, Verdict, repeat_is_harmless};
+use super::fault::{Fault, repeat_is_harmless};
 use super::hosts::Target;
 use super::report::{HostReport, REPORT_VERSION, Report, Summary};
 use super::schedule::{Next, Schedule, retry_at};
-use crate::protocol::{Action, PresharedKey, Status};
+use crate::protocol::{Action, PresharedKey};
 
 /// How long a guardian may take to say goodbye, while other hosts are talked to.
 const GOODBYE: Duration = Duration::from_secs(1);
@@ -28,18 +29,10 @@ const LAST_GOODBYE: Duration = Duration::from_millis(50);
 /// How many hosts are dialled at the same time. Few, because dialling is work for this host: what is in flight stays in
 /// its caches (256 at a time cost a tenth more on loopback). Those that have taken the command and work on it do not
 /// count, so a drain of a thousand hosts takes as long as the slowest of them, and not as long as several in a row.
-const DIALLING: usize = 32;
+pub(super) const DIALLING: usize = 32;
 /// How long a host that is dialled may keep others waiting. Longer than a host that is near needs; on one that is far
 /// away or gone there is nothing to do meanwhile but dial the next.
 const TURN: Duration = Duration::from_millis(10);
-
-/// How old an answer to a drain may be when the run ends. A host that has been drained may have booted since, while another took
-/// its time, and the databases answer it as long as they are up: it is told again.
-const FRESH: Duration = Duration::from_secs(1);
-/// How long hosts are told again, at most; it comes on top of everything else (docs/TIMING.md).
-const CONFIRM_FOR: Duration = Duration::from_secs(10);
-/// Between two attempts to tell again a host that cannot be reached: it boots, perhaps.
-const CONFIRM_PAUSE: Duration = Duration::from_millis(250);
 
 /// What to do with whom.
 #[derive(Clone, Debug)]
@@ -74,6 +67,11 @@ pub trait Observer {
         let _ = (target, attempts, fault, delay);
     }
 
+    /// A host that had its result has another one: it was told again at the end of a drain.
+    fn changed(&mut self, report: &HostReport) {
+        let _ = report;
+    }
+
     /// A host was drained, and could not be asked again at the end.
     fn out_of_sight(&mut self, target: &Target, fault: &Fault) {
         let _ = (target, fault);
@@ -88,12 +86,12 @@ impl Observer for () {}
 pub struct Outcome {
     /// What it found.
     pub report: Report,
-    /// Whether it was stopped before all hosts had a result of their own.
+    /// Whether it was stopped before all hosts had a result of their own, or a drain was confirmed.
     pub interrupted: bool,
 }
 
 /// A conversation, begun when it is its turn.
-async fn in_turn(dialling: Arc<Semaphore>, words: &Words, target: &Target) -> Attempt {
+pub(super) async fn in_turn(dialling: Arc<Semaphore>, words: &Words, target: &Target) -> Attempt {
     // The semaphore is never closed; without a turn it would be dialled at once, which does no harm.
     let turn = dialling.acquire_owned().await.ok();
     let (dialled, done) = oneshot::channel();
@@ -107,13 +105,20 @@ async fn in_turn(dialling: Arc<Semaphore>, words: &Words, target: &Target) -> At
     conversation.await
 }
 
+/// How far a host has come.
 #[derive(Default)]
-struct Progress {
+pub(super) struct Progress {
     started: Option<Instant>,
-    attempts: u32,
-    report: Option<HostReport>,
+    pub(super) attempts: u32,
+    pub(super) report: Option<HostReport>,
     /// When it answered.
-    answered: Option<Instant>,
+    pub(super) answered: Option<Instant>,
+}
+
+impl Progress {
+    pub(super) fn since_start(&self) -> Duration {
+        self.started.map_or(Duration::ZERO, |started| started.elapsed())
+    }
 }
 
 /// Tells all targets of `plan`, and returns when each has a result or `stop` is cancelled.
@@ -124,13 +129,7 @@ pub async fn run(plan: &Plan, observer: &mut dyn Observer, stop: &CancellationTo
     let until = plan.retry_for.map(|duration| begun + duration);
     let harmless = repeat_is_harmless(plan.action, plan.generation);
     let parallel = plan.max_parallel.max(1);
-    let words = Arc::new(Words::new(
-        &plan.key,
-        plan.action,
-        plan.generation,
-        plan.timeout,
-        plan.connect_timeout,
-    ));
+    let words = Arc::new(Words::of(plan, plan.timeout));
     let dialling = Arc::new(Semaphore::new(DIALLING));
     let chance = RandomState::new();
 
@@ -223,7 +222,7 @@ pub async fn run(plan: &Plan, observer: &mut dyn Observer, stop: &CancellationTo
         interrupted = tokio::select! {
             biased;
             () = &mut stopped => true,
-            () = confirm(plan, &words, &mut progress, observer) => false,
+            () = confirm(plan, &mut progress, observer) => false,
         };
     }
     let now = Instant::now();
@@ -267,70 +266,6 @@ pub async fn run(plan: &Plan, observer: &mut dyn Observer, stop: &CancellationTo
     }
 }
 
-/// Tells hosts again whose answer is not fresh any more, until all are, or time is up.
-async fn confirm(plan: &Plan, words: &Arc<Words>, progress: &mut [Progress], observer: &mut dyn Observer) {
-    let dialling = Arc::new(Semaphore::new(DIALLING));
-    let until = Instant::now() + CONFIRM_FOR;
-    loop {
-        let now = Instant::now();
-        let old = |slot: &Progress| {
-            slot.report
-                .as_ref()
-                .is_some_and(|report| report.result == Verdict::Ok)
-                && slot.answered.is_some_and(|at| now - at >= FRESH)
-        };
-        let stale = progress.iter().enumerate().filter(|(_, slot)| old(slot));
-        let stale: Vec<usize> = stale.map(|(index, _)| index).collect();
-        if stale.is_empty() {
-            return;
-        }
-        let mut unseen = Vec::new();
-        for some in stale.chunks(plan.max_parallel.max(1)) {
-            let mut talking = JoinSet::new();
-            for index in some.iter().copied() {
-                let Some(target) = plan.targets.get(index).cloned() else {
-                    continue;
-                };
-                let (words, dialling) = (Arc::clone(words), Arc::clone(&dialling));
-                talking.spawn(async move { (index, in_turn(dialling, &words, &target).await) });
-            }
-            while let Ok(Some(ended)) = timeout_at(until, talking.join_next()).await {
-                let Ok((index, attempt)) = ended else { continue };
-                let (Some(target), Some(slot)) = (plan.targets.get(index), progress.get_mut(index)) else {
-                    continue;
-                };
-                match attempt.result {
-                    Ok(response) if response.status == Status::Ok => slot.answered = Some(Instant::now()),
-                    Ok(response) => {
-                        let elapsed_ms = milliseconds(now - slot.started.unwrap_or(now));
-                        let report = HostReport::answered(
-                            target.name.clone(),
-                            attempt.address,
-                            *response,
-                            slot.attempts,
-                            elapsed_ms,
-                        );
-                        observer.finished(&report);
-                        slot.report = Some(report);
-                    }
-                    Err(fault) => unseen.push((index, fault)),
-                }
-            }
-        }
-        if Instant::now() + CONFIRM_PAUSE >= until {
-            for (index, fault) in unseen {
-                if let Some(target) = plan.targets.get(index) {
-                    observer.out_of_sight(target, &fault);
-                }
-            }
-            return;
-        }
-        if !unseen.is_empty() {
-            sleep(CONFIRM_PAUSE).await;
-        }
-    }
-}
-
-fn milliseconds(duration: Duration) -> u64 {
+pub(super) fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -128,7 +128,9 @@ in
           "After=network-online.target nss-lookup.target postgresql.service redis.service postgresql.target"
           "Wants=network-online.target"
           "ProtectSystem=strict"
-          "TimeoutStopSec=90s"
+          "TimeoutStopSec=105s"
+          "KillMode=process"
+          "OOMPolicy=continue"
           "User=io-coordinator"
           # A deployment does not drain a fleet.
           "X-RestartIfChanged=false"
@@ -203,7 +205,7 @@ in
         }
         {
           name = "a drain that is killed is not the last one";
-          ok = lib.hasInfix "-gt 128" config.systemd.services.io-database-coordinator.serviceConfig.ExecStopPost;
+          ok = lib.hasInfix "\"--supervised\"" config.systemd.services.io-database-coordinator.serviceConfig.ExecStopPost;
         }
       ];
     };

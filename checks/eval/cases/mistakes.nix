@@ -139,7 +139,7 @@ in
         };
       }
       [
-        "A drain must be over before systemd ends it: server.database.coordinator.timeout (60s) and drainRetryFor (30s), and 10 s to look again, together must be shorter than stopTimeout (90s)."
+        "A drain must be over before systemd ends it: server.database.coordinator.timeout (60s) and drainRetryFor (30s), and 27 s for the generation and a second look, together must be shorter than stopTimeout (105s)."
       ];
   "a dependent that stops too slowly" =
     fails

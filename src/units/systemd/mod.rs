@@ -306,6 +306,7 @@ impl Systemd {
         let mut waiting = Waiting::new(&link);
         self.start(&link, &mut waiting, progress).await?;
         progress.graph = self.read_graph(&link).await?.0;
+        let mut started_again = false;
         loop {
             self.look(&link, progress).await?;
             waiting.collect(&mut progress.jobs);
@@ -314,10 +315,10 @@ impl Systemd {
                 .filter(|u| u.job != 0 || matches!(u.active_state.as_str(), "activating" | "deactivating"))
                 .collect();
             if pending.is_empty() {
-                if !progress.has_missed_one() {
+                if started_again || !progress.has_missed_one() {
                     return Ok(());
                 }
-                // It has a job now, so that this comes to an end.
+                started_again = true;
                 self.start(&link, &mut waiting, progress).await?;
                 continue;
             }

@@ -218,6 +218,9 @@ async fn a_command_that_may_have_arrived_is_repeated_only_with_a_generation() {
 /// A fleet in which one host takes its time to drain; the other one answers at once with each of `answers` in turn.
 async fn drained_with_one_that_is_slow(answers: [&'static str; 2], arguments: &[&str]) -> (Ended, usize) {
     let quick = Server::start(move |stream, number| async move {
+        if number > 0 && answers[1] == "gone" {
+            pending::<()>().await;
+        }
         let Some((mut socket, action)) = command_on(stream).await else {
             return;
         };
@@ -251,6 +254,13 @@ async fn a_host_that_was_drained_long_before_the_last_one_is_drained_again_at_th
     let report = ended.report();
     assert_eq!((report.summary.ok, report.summary.failed), (1, 1), "{ended:?}");
     assert_eq!(report.hosts[0].message, "still stopping");
+    // It has gone: it counts as drained, and the log names it. Ten seconds are enough for a host that swallows packets.
+    let (ended, _) = drained_with_one_that_is_slow([OK[0], "gone"], &generation).await;
+    assert_eq!(ended.report().summary.ok, 2, "{ended:?}");
+    assert!(
+        ended.stderr.contains("host was drained, and has gone since"),
+        "{ended:?}"
+    );
     // Without a generation it might override what somebody else has said since.
     let (_, drains) = drained_with_one_that_is_slow([OK[0], OK[0]], &[]).await;
     assert_eq!(drains, 1);
@@ -366,6 +376,62 @@ async fn told_to_end_it_reports_what_it_has() {
         assert_eq!(results, [Verdict::Ok, Verdict::Failed]);
         assert!(report.hosts[1].message.contains("interrupted"), "{report:?}");
     }
+}
+
+/// A supervised drain of a host that answers the second time only: its process, and the one that it has begun.
+async fn supervised(place: &Place) -> (tokio::process::Child, Server, Pid) {
+    let (reached, mut arrived) = mpsc::unbounded_channel();
+    let reached = Mutex::new(reached);
+    let server = Server::start(move |stream, number| {
+        let reached = reached.lock().unwrap().clone();
+        async move {
+            let Some((mut socket, action)) = command_on(stream).await else {
+                return;
+            };
+            let _ = reached.send(());
+            if number == 0 {
+                pending::<()>().await;
+            }
+            send(&mut socket, &OK[0].replace("ACTION", &action)).await;
+            wait_for_end(&mut socket).await;
+        }
+    })
+    .await;
+    let host = server.host();
+    let mut command = place.command(&["drain", "--supervised", "--hosts", &host, "--generation", "5"]);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().unwrap();
+    arrived.recv().await.unwrap();
+    let id = child.id().unwrap();
+    let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
+    (child, server, Pid::from_raw(children.trim().parse().unwrap()))
+}
+
+#[tokio::test]
+async fn a_supervised_drain_that_is_killed_is_begun_again() {
+    let place = Place::new();
+    let (child, server, drain) = supervised(&place).await;
+    kill(drain, Signal::SIGKILL).unwrap();
+    let output = child.wait_with_output().await.unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert!(printed.contains("drain: 1 of 1 hosts ok"), "{printed}");
+    assert_eq!(server.connections.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn a_supervised_drain_that_is_told_to_end_names_who_has_not_answered() {
+    let place = Place::new();
+    let (child, server, _) = supervised(&place).await;
+    kill(Pid::from_raw(child.id().unwrap().cast_signed()), Signal::SIGTERM).unwrap();
+    let output = child.wait_with_output().await.unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        printed.contains(&server.host()) && printed.contains("interrupted before it answered"),
+        "{printed}"
+    );
+    assert_eq!(server.connections.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test]
