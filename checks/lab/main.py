@@ -14,6 +14,7 @@ PostgreSQL and Redis, and the units that the NixOS modules render. Needs root, s
 from __future__ import annotations
 
 import argparse
+import fcntl
 import itertools
 import os
 import re
@@ -206,6 +207,21 @@ def play(path: Path | None, options: argparse.Namespace) -> bool:
     return passed
 
 
+def own(logs: Path) -> Path:
+    """The folder, or one beside it when another run writes there. For as long as this process lives."""
+    for folder in (logs, logs.with_name(f"{logs.name}-{os.getpid()}")):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            # Open until the end, and nobody inherits it.
+            fcntl.flock(os.open(folder, os.O_RDONLY | os.O_DIRECTORY), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            continue
+        if folder != logs:
+            print(f"another run writes to {logs}: the logs of this one are in {folder}", flush=True)
+        return folder
+    raise machine.HostError(f"other runs write to {logs} and to {folder}")
+
+
 # -- all of them ------------------------------------------------------------------------------------------------------
 
 
@@ -315,6 +331,9 @@ def main() -> int:
     signal.signal(signal.SIGTERM, end)
     options.logs = options.logs.resolve()
     try:
+        # One of several has the folder of them all.
+        if not options.one:
+            options.logs = own(options.logs)
         machine.tree()
         if options.keep:
             return 0 if play(known[options.scenario[0]] if options.scenario else None, options) else 1
