@@ -3,7 +3,6 @@
 # It may be named.
 EXPECTED_ERRORS = ["^nixio: host has failed host=app1:9876"]
 
-COORDINATOR = "io-database-coordinator.service"
 
 
 def reports() -> list[str]:

@@ -5,7 +5,6 @@ EXPECTED_ERRORS = [
     "^app1: (ended by SIGTERM|.* is not ready after .* attempts|Failed to start wait-for-io-databases)",
 ]
 
-COORDINATOR = "io-database-coordinator.service"
 WAIT = "wait-for-io-databases.service"
 # Seconds that each look lasts. Much longer than an attempt of the wait, which comes once in a second.
 LOOK = 12
@@ -44,8 +43,7 @@ def stays_waiting(hosts: list[Host]) -> None:
 
 def undrains() -> int:
     """How often the coordinator has told anybody to start."""
-    _, printed = nixio.execute(f"journalctl -b -o cat -u {COORDINATOR} | grep -ac '^undrain: '")
-    return int(printed.strip() or 0)
+    return len(coordinator_said("^undrain: "))
 
 
 def missing(host: Host) -> str:
@@ -94,7 +92,7 @@ with subtest("the database host comes, and everything runs"):
     nixio.wait_for_unit(COORDINATOR, timeout=60)
 
 with subtest("its PostgreSQL stops, and fails from now on; its Redis answers"):
-    told = undrains()
+    before = undrains()
     data = nixio.succeed("runuser -u postgres -- psql -XAtd postgres -c 'SHOW data_directory'").strip()
     nixio.succeed(
         "systemctl stop postgresql.target postgresql.service",
@@ -128,7 +126,7 @@ with subtest("the coordinator tells nobody to start, and is not tried for ever e
     logged = lines(nixio)
     stays("PostgreSQL has failed, and the coordinator rests", lambda: state(nixio, COORDINATOR) in ("inactive", "failed"), 5)
     assert lines(nixio) - logged <= LINES
-    assert undrains() == told > 0, (undrains(), told)
+    assert undrains() == before > 0, (undrains(), before)
 
 with subtest("the database comes after all, and everything runs"):
     nixio.succeed(f"chmod 0700 {data}", "systemctl reset-failed postgresql.service", "systemctl start postgresql.target")

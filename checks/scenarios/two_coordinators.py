@@ -28,7 +28,7 @@ with subtest("two drains at once are one, and both are told when it is over"):
     for host in (nixio, app2):
         assert shown(host, "other-coordinator.service", "SubState") == "running", host.name
     for host in (app1, app2):
-        host.succeed("touch /run/go")
+        let_go(host)
     for host in (nixio, app2):
         until("its drain is over", lambda: shown(host, "other-coordinator.service", "SubState") != "running", 30)
         assert shown(host, "other-coordinator.service", "Result") == "success", host.name
@@ -42,7 +42,7 @@ with subtest("an undrain that is older than the drain is refused, and changes no
     stays("drained", lambda: rest(app1), 3)
 
 with subtest("the next one of the primary's is newer, and everything runs"):
-    nixio.succeed("systemctl restart io-database-coordinator.service")
+    nixio.succeed(f"systemctl restart {COORDINATOR}")
     until("all dependents run", all_run, UNDRAIN)
     assert int(nixio.succeed(f"cat {GENERATION}")) > generation + 2
 
@@ -59,7 +59,7 @@ with subtest("an undrain that comes while a drain is under way takes its place, 
     until("the drain is answered", lambda: shown(nixio, "superseded.service", "SubState") != "running", 30)
     assert state(app1, "myapp.service") == "deactivating", "it was answered before the application had stopped"
     nixio.succeed("journalctl -b -o cat -u superseded.service | grep -a 'superseded: undrain came while this drain was under way'")
-    app1.succeed("touch /run/go")
+    let_go(app1)
     until("the undrain is answered", lambda: shown(app2, "superseding.service", "SubState") != "running", UNDRAIN)
     assert shown(app2, "superseding.service", "Result") == "success"
     until("all dependents run", all_run, UNDRAIN)

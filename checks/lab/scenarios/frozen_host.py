@@ -19,9 +19,9 @@ with subtest("a frozen host does not hold the database for ever, and is named"):
     assert rest(app2)
     # Its application stands still, too: its session is there.
     assert sessions_at_stop(nixio) == [1], sessions_at_stop(nixio)
-    said = nixio.succeed("journalctl -b -o cat -u io-database-coordinator.service | grep -a 'host has failed.*host=app1'")
+    said = coordinator_said("host has failed.*host=app1")
     # Its kernel accepts the connection. That was given up in time for others.
-    assert "attempts=1 " not in said and "waiting for the WebSocket handshake" in said, said
+    assert len(said) == 1 and "attempts=1 " not in said[0] and "waiting for the WebSocket handshake" in said[0], said
 
 with subtest("the database is back while the host is frozen: the other one runs"):
     nixio.succeed("systemctl start postgresql.service")

@@ -7,7 +7,6 @@ SECONDS = int(os.environ.get("LAB_SOAK", "45"))
 # Before this a process grows to what it needs: caches, the first of each kind of connection, the allocator's arenas.
 WARM_UP = max(8.0, min(60.0, SECONDS / 6))
 
-COORDINATOR = "io-database-coordinator.service"
 GUARDIAN = "io-guardian.service"
 KEY = "/run/secrets/IO_GUARDIAN_PSK"
 TELL = "io-coordinator {} --hosts app1,app2 --psk-file " + KEY
@@ -73,7 +72,7 @@ def strangers() -> None:
     nixio.execute("timeout --signal=KILL 0.1 " + TELL.format("drain"))
 
 
-def told(action: str) -> None:
+def tell(action: str) -> None:
     nixio.succeed(TELL.format(action) + " --fail-fast --timeout 60s", timeout=120)
 
 
@@ -94,7 +93,7 @@ def cut_a_link() -> None:
 
 def cycle(count: int) -> None:
     strangers()
-    told("undrain")
+    tell("undrain")
     if count % 4 == 1:
         kill_a_guardian()
     if count % 4 == 3:
