@@ -51,6 +51,8 @@ DEADLINE = 600 + int(os.environ.get("LAB_SOAK", "0"))
 IGNORED = 75
 # More hosts than these boot one lot after the other: a boot takes all processors for a while.
 AT_ONCE = 4
+# What is an error at any priority: a panic of whomever, and a unit of ours that fails, or that has ended and is started again.
+ALARM = r"panicked at|^(io-|wait-for-io-)\S+: (Failed with result|Scheduled restart job)"
 # Of each host's journal, when a scenario failed. All of it is in --logs.
 LINES = 80
 
@@ -134,12 +136,14 @@ class Fleet:
         return done.stdout + done.stderr
 
     def errors(self, expected: list[str]) -> list[str]:
-        """What our units say in the journals that somebody must act on, and that the scenario does not expect."""
+        """What the journals hold, of all units, that somebody must act on, and that the scenario does not expect."""
         found = []
         for name, host in self.hosts.items():
             if host.prepared:
-                printed = self.journalctl(host, "--priority=err", "--output=cat", "--unit=io-*", "--unit=wait-for-io-*")
-                found += [f"{name}: {line}" for line in printed.splitlines() if line.strip()]
+                printed = self.journalctl(host, "--priority=err", "--output=cat").splitlines()
+                # Of a lower priority, and no less an error.
+                printed += [line for line in self.journalctl(host, "--output=cat").splitlines() if re.search(ALARM, line)]
+                found += [f"{name}: {line}" for line in printed if line.strip()]
         return [line for line in found if not any(re.search(pattern, line) for pattern in expected)]
 
     def end(self) -> None:

@@ -3,7 +3,10 @@
 EXPECTED_ERRORS = [
     # Of the undrain that is killed.
     "^nixio: Failed to start io-database-coordinator",
+    "^nixio: io-database-coordinator.service: Failed with result 'signal'",
+    r"^nixio: io-database-coordinator.service: Scheduled restart job, restart counter is at 1\.",
     # Of the drain that systemd ends.
+    "^nixio: io-database-coordinator.service: Failed with result 'timeout'",
     "^nixio: host has failed host=app1:9876 .*interrupted before it answered",
 ]
 

@@ -1,5 +1,10 @@
 # A guardian is killed in the middle of a drain: the next one finishes it, and PostgreSQL waits.
 
+EXPECTED_ERRORS = [
+    "^app1: io-guardian.service: Failed with result 'signal'",
+    r"^app1: io-guardian.service: Scheduled restart job, restart counter is at 1\.",
+]
+
 started()
 watch_the_stop(nixio)
 hold_the_stop(app1, "myapp.service")

@@ -3,7 +3,8 @@
 EXPECTED_ERRORS = [
     "^nixio: host has failed host=app1:9876 result=timed-out",
     # Thawed, its systemd has seen no sign of life for a minute.
-    "^app1: io-guardian.service: Watchdog timeout",
+    "^app1: io-guardian.service: (Watchdog timeout|Failed with result 'watchdog')",
+    r"^app1: io-guardian.service: Scheduled restart job, restart counter is at 1\.",
 ]
 
 started()

@@ -6,6 +6,7 @@ EXPECTED_ERRORS = [
     "^nixio: io-coordinator: cannot write /var/lib/io-coordinator/generation: .*; nothing was sent",
     # systemd's own, of an undrain that could not be sent.
     f"^nixio: Failed to start {COORDINATOR}",
+    f"^nixio: {COORDINATOR}: (Failed with result 'exit-code'|Scheduled restart job)",
 ]
 
 guardians = app1.disk("/var/lib/io-guardian")

@@ -4,7 +4,9 @@ import json
 
 EXPECTED_ERRORS = [
     "^nixio: host has failed host=app1:9876 result=failed .*io-databases.target",
+    # It is made to fail.
     "^app1: Failed to start wait-for-io-databases.service",
+    "^app1: wait-for-io-databases.service: Failed with result 'exit-code'",
 ]
 
 OLD = "/usr/local/lib/old"

@@ -9,7 +9,8 @@ EXPECTED_ERRORS = [
     "^nixio: host has failed host=app9:9876 result=bad-key",
     "^nixio: host has failed host=app13:9876 result=(unreachable|timed-out)",
     # Thawed, its systemd has seen no sign of life for a minute.
-    "^app5: io-guardian.service: Watchdog timeout",
+    "^app5: io-guardian.service: (Watchdog timeout|Failed with result 'watchdog')",
+    r"^app5: io-guardian.service: Scheduled restart job, restart counter is at 1\.",
 ]
 
 KEY = "/run/secrets/IO_GUARDIAN_PSK"
