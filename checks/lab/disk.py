@@ -2,7 +2,8 @@
 
 It is a loop device with an ext4. Stalled by FIFREEZE: whoever writes then waits in the kernel, where no signal reaches him, not
 even SIGKILL. A host that is ended with such a process would keep it, the mount and the device for ever. So it is a process of its
-own that stalls the disk, until its standard input ends: with `go_on`, and also when whoever has started it is killed.
+own that stalls the disk, until its standard input ends: with `go_on`, and also when whoever has started it is killed, and until it
+is told to end itself.
 """
 
 from __future__ import annotations
@@ -17,13 +18,32 @@ from pathlib import Path
 from machine import HostError, NotHere
 
 STALL = """
-import fcntl, os, sys
+import errno, fcntl, os, signal, sys
 FIFREEZE, FITHAW = 0xC0045877, 0xC0045878
 disk = os.open(sys.argv[1], os.O_RDONLY)
-fcntl.ioctl(disk, FIFREEZE, 0)
-print("stalled", flush=True)
-sys.stdin.read()
-fcntl.ioctl(disk, FITHAW, 0)
+
+def thaw():
+    try:
+        fcntl.ioctl(disk, FITHAW, 0)
+    except OSError as error:
+        # It is not frozen.
+        if error.errno != errno.EINVAL:
+            raise
+
+def end(number, frame):
+    # Here, too: a signal may come in the middle of what is below.
+    thaw()
+    sys.exit("ended by a signal")
+
+for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    signal.signal(each, end)
+try:
+    fcntl.ioctl(disk, FIFREEZE, 0)
+    # Who was to read this may be gone.
+    print("stalled", flush=True)
+    sys.stdin.read()
+finally:
+    thaw()
 """
 # Seconds. It first writes what is to be written.
 PATIENCE = 30

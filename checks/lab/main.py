@@ -14,6 +14,7 @@ PostgreSQL and Redis, and the units that the NixOS modules render. Needs root, s
 from __future__ import annotations
 
 import argparse
+import fcntl
 import itertools
 import os
 import re
@@ -50,6 +51,8 @@ DEADLINE = 600 + int(os.environ.get("LAB_SOAK", "0"))
 IGNORED = 75
 # More hosts than these boot one lot after the other: a boot takes all processors for a while.
 AT_ONCE = 4
+# What is an error at any priority: a panic of whomever, and a unit of ours that fails, or that has ended and is started again.
+ALARM = r"panicked at|^(io-|wait-for-io-)\S+: (Failed with result|Scheduled restart job)"
 # Of each host's journal, when a scenario failed. All of it is in --logs.
 LINES = 80
 
@@ -133,12 +136,14 @@ class Fleet:
         return done.stdout + done.stderr
 
     def errors(self, expected: list[str]) -> list[str]:
-        """What our units say in the journals that somebody must act on, and that the scenario does not expect."""
+        """What the journals hold, of all units, that somebody must act on, and that the scenario does not expect."""
         found = []
         for name, host in self.hosts.items():
             if host.prepared:
-                printed = self.journalctl(host, "--priority=err", "--output=cat", "--unit=io-*", "--unit=wait-for-io-*")
-                found += [f"{name}: {line}" for line in printed.splitlines() if line.strip()]
+                printed = self.journalctl(host, "--priority=err", "--output=cat").splitlines()
+                # Of a lower priority, and no less an error.
+                printed += [line for line in self.journalctl(host, "--output=cat").splitlines() if re.search(ALARM, line)]
+                found += [f"{name}: {line}" for line in printed if line.strip()]
         return [line for line in found if not any(re.search(pattern, line) for pattern in expected)]
 
     def end(self) -> None:
@@ -204,6 +209,21 @@ def play(path: Path | None, options: argparse.Namespace) -> bool:
     finally:
         fleet.end()
     return passed
+
+
+def own(logs: Path) -> Path:
+    """The folder, or one beside it when another run writes there. For as long as this process lives."""
+    for folder in (logs, logs.with_name(f"{logs.name}-{os.getpid()}")):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            # Open until the end, and nobody inherits it.
+            fcntl.flock(os.open(folder, os.O_RDONLY | os.O_DIRECTORY), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            continue
+        if folder != logs:
+            print(f"another run writes to {logs}: the logs of this one are in {folder}", flush=True)
+        return folder
+    raise machine.HostError(f"other runs write to {logs} and to {folder}")
 
 
 # -- all of them ------------------------------------------------------------------------------------------------------
@@ -315,6 +335,9 @@ def main() -> int:
     signal.signal(signal.SIGTERM, end)
     options.logs = options.logs.resolve()
     try:
+        # One of several has the folder of them all.
+        if not options.one:
+            options.logs = own(options.logs)
         machine.tree()
         if options.keep:
             return 0 if play(known[options.scenario[0]] if options.scenario else None, options) else 1

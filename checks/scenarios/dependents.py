@@ -7,10 +7,6 @@ started()
 others_pid = number(app1, "myapp.service", "MainPID")
 
 
-def begun(host: Host, unit: str) -> int:
-    return number(host, unit, "ActiveEnterTimestampMonotonic")
-
-
 def report_lines() -> int:
     """What the journal has of the report: systemd forgets the times of a unit that rests and that nobody refers to."""
     return int(app2.succeed("journalctl -b -o cat -u report.service | wc -l"))
@@ -56,11 +52,11 @@ with subtest("when the target starts, all start"):
     until("all dependents run", lambda: run(app2), 10)
 
 with subtest("when the target restarts, all restart"):
-    before = {unit: begun(app2, unit) for unit in DEPENDENTS["app2"]}
+    before = {unit: up_since(app2, unit) for unit in DEPENDENTS["app2"]}
     app2.succeed(f"systemctl restart {TARGET}")
     until("all dependents run", lambda: run(app2), 10)
     for unit, then in before.items():
-        assert begun(app2, unit) > then, unit
+        assert up_since(app2, unit) > then, unit
 
 with subtest("a dependent that is restarted with a new file runs the new one: what a deployment does"):
     app2.succeed(

@@ -4,7 +4,7 @@ TARGET = "io-databases.target"
 WAIT = "wait-for-io-databases.service"
 
 started()
-nixio.wait_for_unit("io-database-coordinator.service", timeout=60)
+nixio.wait_for_unit(COORDINATOR, timeout=60)
 assert shown(app2, "queue.service", "Restart") == "no"
 
 with subtest("a host that runs is undrained again: its wait asks the databases, and is held here"):

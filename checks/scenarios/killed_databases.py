@@ -3,30 +3,19 @@
 started()
 
 
-def begun(host: Host, unit: str) -> int:
-    return number(host, unit, "ExecMainStartTimestampMonotonic")
-
-
-def told(action: str) -> int:
-    _, lines = nixio.execute(
-        f"journalctl -b -o cat -u io-database-coordinator.service | grep -ac '^{action}: 2 of 2 hosts ok'"
-    )
-    return int(lines.strip() or 0)
-
-
 def restarted(what: str, command: str) -> None:
-    before = {host.name: begun(host, unit) for host, unit in ((app1, "myapp.service"), (app2, "queue.service"))}
+    before = {host.name: up_since(host, unit) for host, unit in ((app1, "myapp.service"), (app2, "queue.service"))}
     drains, undrains = told("drain"), told("undrain")
     nixio.succeed(command)
     took = until("told to stop and to start", lambda: told("drain") > drains and told("undrain") > undrains, DRAIN)
     until("all dependents run", all_run, UNDRAIN)
     print(f"{what}: undrained after {took:.1f} s")
-    assert begun(app1, "myapp.service") > before["app1"]
-    assert begun(app2, "queue.service") > before["app2"]
+    assert up_since(app1, "myapp.service") > before["app1"]
+    assert up_since(app2, "queue.service") > before["app2"]
 
 
 with subtest("the boot's undrain is over"):
-    nixio.wait_for_unit("io-database-coordinator.service", timeout=60)
+    nixio.wait_for_unit(COORDINATOR, timeout=60)
 
 with subtest("PostgreSQL is killed, and comes back by itself"):
     restarted("PostgreSQL", "kill -KILL $(systemctl show -P MainPID postgresql.service)")

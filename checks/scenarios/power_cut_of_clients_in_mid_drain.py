@@ -2,14 +2,12 @@
 
 EXPECTED_ERRORS = ["^nixio: host has failed host=app[12]:9876 result=(timed-out|unreachable|refused)"]
 
-COORDINATOR = "io-database-coordinator.service"
-BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
 
 
 def failed() -> set[str]:
     """Whom the coordinator names."""
-    _, lines = nixio.execute(f"journalctl -b -o cat -u {COORDINATOR} | grep -a 'host has failed'")
-    return {name for name in ("app1", "app2") if f"host={name}:" in lines}
+    lines = coordinator_said("host has failed")
+    return {name for name in ("app1", "app2") if any(f"host={name}:" in line for line in lines)}
 
 
 started()

@@ -54,7 +54,7 @@ with subtest("a dependent that does not end holds the shutdown until it is kille
 
 with subtest("its power is cut in the middle of a drain: what was begun is ended"):
     hold_the_stop(app1, "myapp.service")
-    nixio.wait_for_unit("io-database-coordinator.service", timeout=60)
+    nixio.wait_for_unit(COORDINATOR, timeout=60)
     nixio.succeed("systemctl stop --no-block postgresql.service")
     until("the application is stopping", lambda: state(app1, "myapp.service") == "deactivating", 30)
     nixio.crash()
@@ -68,7 +68,7 @@ with subtest("it comes back, and everything runs"):
     nixio.start()
     nixio.wait_for_unit("postgresql.service", timeout=BOOT)
     until("all dependents run", all_run, 2 * UNDRAIN)
-    nixio.wait_for_unit("io-database-coordinator.service", timeout=60)
+    nixio.wait_for_unit(COORDINATOR, timeout=60)
 
 with subtest("its power is cut, and it comes back while the dependent still stops: everything runs"):
     hold_the_stop(app1, "myapp.service")

@@ -1,6 +1,5 @@
 # A host that reboots while the databases are away comes up, runs nothing of what depends on them, and runs it when they are back.
 
-BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
 
 started()
 watch_the_stop(nixio)

@@ -1,6 +1,5 @@
 # The host of the databases is shut down and comes back: the fleet is drained before its PostgreSQL goes, and runs afterwards.
 
-BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
 
 started()
 watch_the_stop(nixio)

@@ -9,17 +9,14 @@ def signal(host: Host, unit: str, name: str) -> None:
 
 def stands_still(host: Host, unit: str) -> bool:
     """All its processes are stopped."""
-    group = shown(host, unit, "ControlGroup")
-    _, printed = host.execute(
-        f"for pid in $(cat /sys/fs/cgroup'{group}'/cgroup.procs); do sed -nE 's/^State:.(.).*/\\1/p' /proc/$pid/status; done | sort -u"
-    )
+    files = " ".join(f"/proc/{pid}/status" for pid in pids(host, unit))
+    _, printed = host.execute(f"sed -nE 's/^State:.(.).*/\\1/p' {files} </dev/null | sort -u")
     return printed.strip() == "T"
 
 
 def undrains() -> int:
     """That the coordinator has ended."""
-    _, lines = nixio.execute("journalctl -b -o cat -u io-database-coordinator.service | grep -ac '^undrain:'")
-    return int(lines.strip() or 0)
+    return len(coordinator_said("^undrain: "))
 
 
 with subtest("Redis is stopped at boot: hosts that boot wait for it, however long, and so does the undrain"):
@@ -48,32 +45,27 @@ with subtest("it goes on: all dependents run"):
     until("all dependents run", all_run, UNDRAIN)
 
 with subtest("the coordinator is stopped in the middle of a drain: PostgreSQL waits, and what was told is done"):
-    nixio.wait_for_unit("io-database-coordinator.service", timeout=60)
+    nixio.wait_for_unit(COORDINATOR, timeout=60)
     watch_the_stop(nixio)
-    app1.succeed(
-        "mkdir -p /run/systemd/system/myapp.service.d",
-        "printf '[Service]\\nExecStop=/bin/sh -c \"until test -e /run/go; do sleep 0.1; done\"\\n' "
-        ">/run/systemd/system/myapp.service.d/50-held.conf",
-        "systemctl daemon-reload",
-    )
+    hold_the_stop(app1, "myapp.service")
     nixio.succeed("systemctl stop --no-block postgresql.service")
     until("the application is stopping", lambda: state(app1, "myapp.service") == "deactivating", 30)
-    signal(nixio, "io-database-coordinator.service", "STOP")
-    app1.succeed("touch /run/go")
+    signal(nixio, COORDINATOR, "STOP")
+    let_go(app1)
     until("both hosts rest", lambda: rest(app1) and rest(app2), 30)
-    assert stands_still(nixio, "io-database-coordinator.service")
+    assert stands_still(nixio, COORDINATOR)
     stays("PostgreSQL waits for the coordinator", lambda: is_active(nixio, "postgresql.service"), 5)
 
 with subtest("it goes on: it finds the answers, and PostgreSQL stops with no session left"):
-    signal(nixio, "io-database-coordinator.service", "CONT")
+    signal(nixio, COORDINATOR, "CONT")
     until("PostgreSQL is stopped", lambda: state(nixio, "postgresql.service") == "inactive", 30)
     assert sessions_at_stop(nixio) == [0], sessions_at_stop(nixio)
-    nixio.succeed("journalctl -b -o cat -u io-database-coordinator.service | grep -a '^drain: 2 of 2 hosts ok'")
+    assert told("drain") == 1, told("drain")
     nixio.succeed("systemctl start postgresql.service")
     until("all dependents run", all_run, UNDRAIN)
 
 with subtest("PostgreSQL is stopped: nobody is drained by that, and nothing is started or stopped"):
-    nixio.wait_for_unit("io-database-coordinator.service", timeout=60)
+    nixio.wait_for_unit(COORDINATOR, timeout=60)
     before = number(app1, "myapp.service", "MainPID")
     signal(nixio, "postgresql.service", "STOP")
     until("it stands still", lambda: stands_still(nixio, "postgresql.service"), 10)
@@ -81,16 +73,16 @@ with subtest("PostgreSQL is stopped: nobody is drained by that, and nothing is s
     assert number(app1, "myapp.service", "MainPID") == before > 0
 
 with subtest("a drain needs no answer of PostgreSQL's"):
-    nixio.succeed("systemctl stop io-database-coordinator.service", timeout=DRAIN + 30)
+    nixio.succeed(f"systemctl stop {COORDINATOR}", timeout=DRAIN + 30)
     assert rest(app1) and rest(app2)
 
 with subtest("undrained it is only when PostgreSQL answers"):
     last = undrains()
-    nixio.succeed("systemctl start --no-block io-database-coordinator.service")
+    nixio.succeed(f"systemctl start --no-block {COORDINATOR}")
     stays("drained", lambda: rest(app1) and rest(app2), 10)
     assert undrains() == last, (undrains(), last)
     nixio.wait_until_succeeds(
-        "journalctl -b -o cat -u io-database-coordinator.service | grep -a 'not ready yet.*postgres localhost'", timeout=60
+        f"journalctl -b -o cat -u {COORDINATOR} | grep -a 'not ready yet.*postgres localhost'", timeout=60
     )
     assert stands_still(nixio, "postgresql.service")
     signal(nixio, "postgresql.service", "CONT")

@@ -3,31 +3,25 @@
 EXPECTED_ERRORS = ["^nixio: host has failed host=app2:9876 result=bad-key"]
 
 KEY = "/run/secrets/IO_GUARDIAN_PSK"
-COORDINATOR = "io-database-coordinator.service"
 
 
-def told() -> None:
+def tell() -> None:
     """Drains and undrains the fleet."""
     nixio.succeed(f"systemctl restart {COORDINATOR}", timeout=300)
 
 
 def failures() -> str:
     """What the coordinator has said of hosts that failed, for as long as it has run."""
-    _, lines = nixio.execute(f"journalctl -b -o cat -u {COORDINATOR} | grep -a 'host has failed.*bad-key'")
-    return lines
-
-
-def begun(host: Host, unit: str) -> int:
-    return number(host, unit, "ActiveEnterTimestampMonotonic")
+    return "\n".join(coordinator_said("host has failed.*bad-key"))
 
 
 started()
 
 with subtest("with one key for all, both hosts are told, and none is named"):
-    before = begun(app1, "myapp.service"), begun(app2, "queue.service")
-    told()
+    before = up_since(app1, "myapp.service"), up_since(app2, "queue.service")
+    tell()
     until("all dependents run", all_run, UNDRAIN)
-    assert begun(app1, "myapp.service") > before[0] and begun(app2, "queue.service") > before[1]
+    assert up_since(app1, "myapp.service") > before[0] and up_since(app2, "queue.service") > before[1]
     assert failures() == "", failures()
 
 with subtest("with another key on app2, app2 is named and left alone, app1 is told"):
@@ -36,11 +30,11 @@ with subtest("with another key on app2, app2 is named and left alone, app1 is to
         f"echo another-key-of-more-than-thirty-two-characters >{KEY}",
         "systemctl restart io-guardian.service",
     )
-    before = begun(app1, "myapp.service"), begun(app2, "queue.service")
-    told()
+    before = up_since(app1, "myapp.service"), up_since(app2, "queue.service")
+    tell()
     until("all dependents run", all_run, UNDRAIN)
-    assert begun(app1, "myapp.service") > before[0]
-    assert begun(app2, "queue.service") == before[1]
+    assert up_since(app1, "myapp.service") > before[0]
+    assert up_since(app2, "queue.service") == before[1]
     said = failures()
     print(said)
     assert "host=app2" in said and "the guardian refused the key" in said, said
@@ -54,7 +48,7 @@ with subtest("no key is in a journal"):
 
 with subtest("with the right key again, app2 is told"):
     app2.succeed(f"cp /run/right-key {KEY}", "systemctl restart io-guardian.service")
-    before = begun(app1, "myapp.service"), begun(app2, "queue.service")
-    told()
+    before = up_since(app1, "myapp.service"), up_since(app2, "queue.service")
+    tell()
     until("all dependents run", all_run, UNDRAIN)
-    assert begun(app2, "queue.service") > before[1]
+    assert up_since(app2, "queue.service") > before[1]

@@ -49,11 +49,6 @@ Before=writer.service
 """
 
 
-def put(host: Host, place: str, text: str) -> None:
-    folder = place.rpartition("/")[0]
-    host.succeed(f"mkdir -p {folder} && cat >{place} <<'END'\n{text}\nEND")
-
-
 def numbers(host: Host) -> set[int]:
     """What the server has acknowledged to the writer of this host."""
     _, printed = host.execute(f"cat {PLACE}/acknowledged")
@@ -100,12 +95,8 @@ def none_at_the_stop() -> None:
     assert sessions_at_stop(nixio)[-1] == 0, sessions_at_stop(nixio)
 
 
-def begun(host: Host) -> int:
-    return number(host, "writer.service", "ExecMainStartTimestampMonotonic")
-
-
 started()
-nixio.wait_for_unit("io-database-coordinator.service", timeout=60)
+nixio.wait_for_unit(COORDINATOR, timeout=60)
 
 with subtest("two writers, in the ties of a dependent"):
     nixio.succeed(
@@ -132,13 +123,13 @@ with subtest("two writers, in the ties of a dependent"):
 with subtest("PostgreSQL is restarted: no writer has seen an error, and nothing is lost"):
     seen = {name: errors(host) for name, host in HOSTS.items()}
     assert not any(seen.values()), seen
-    starts = {name: begun(host) for name, host in HOSTS.items()}
+    starts = {name: up_since(host, "writer.service") for name, host in HOSTS.items()}
     nixio.succeed("systemctl restart postgresql.service")
     none_at_the_stop()
     writers_write(UNDRAIN)
     no_error(seen)
     all_there()
-    assert all(begun(host) > starts[name] for name, host in HOSTS.items())
+    assert all(up_since(host, "writer.service") > starts[name] for name, host in HOSTS.items())
 
 with subtest("PostgreSQL is stopped, and started later"):
     nixio.succeed("systemctl stop postgresql.service")
@@ -152,7 +143,7 @@ with subtest("PostgreSQL is stopped, and started later"):
     all_there()
 
 with subtest("the primary is restarted: no writer has seen an error, and nothing is lost"):
-    nixio.wait_for_unit("io-database-coordinator.service", timeout=60)
+    nixio.wait_for_unit(COORDINATOR, timeout=60)
     nixio.shutdown()
     nixio.start()
     nixio.wait_for_unit("postgresql.service", timeout=BOOT)
@@ -163,16 +154,16 @@ with subtest("the primary is restarted: no writer has seen an error, and nothing
     all_there()
 
 with subtest("the server's first process is killed: errors are seen, and nothing that was acknowledged is lost"):
-    nixio.wait_for_unit("io-database-coordinator.service", timeout=60)
-    starts = {name: begun(host) for name, host in HOSTS.items()}
+    nixio.wait_for_unit(COORDINATOR, timeout=60)
+    starts = {name: up_since(host, "writer.service") for name, host in HOSTS.items()}
     nixio.succeed("kill -KILL $(systemctl show -P MainPID postgresql.service)")
     until("both writers have lost it", lambda: all(errors(host) != seen[name] for name, host in HOSTS.items()), 30)
     writers_write(2 * UNDRAIN)
     all_there()
-    assert all(begun(host) > starts[name] for name, host in HOSTS.items())
+    assert all(up_since(host, "writer.service") > starts[name] for name, host in HOSTS.items())
 
 with subtest("the primary loses its power: nothing that was acknowledged is lost"):
-    nixio.wait_for_unit("io-database-coordinator.service", timeout=60)
+    nixio.wait_for_unit(COORDINATOR, timeout=60)
     nixio.crash()
     nixio.start()
     nixio.wait_for_unit("postgresql.service", timeout=BOOT)

@@ -8,26 +8,18 @@ EXPECTED_ERRORS = [
 
 HOUR = 3600
 
-clocks = [app1.clock("io-guardian.service"), nixio.clock("io-database-coordinator.service")]
+clocks = [app1.clock("io-guardian.service"), nixio.clock(COORDINATOR)]
 started()
 watch_the_stop(nixio)
-# Its stop is held until we say so.
-app1.succeed(
-    "mkdir -p /run/systemd/system/myapp.service.d",
-    "printf '[Service]\\nExecStop=/bin/sh -c \"until test -e /run/go; do sleep 0.1; done\"\\n' "
-    ">/run/systemd/system/myapp.service.d/50-held.conf",
-    "systemctl daemon-reload",
-)
 guardian = number(app1, "io-guardian.service", "MainPID")
 generations: list[int] = []
 
 
-def taken() -> None:
+def grown() -> None:
     """The coordinator's last generation is above those before it, and the guardian has it."""
-    last = int(nixio.succeed("cat /var/lib/io-coordinator/generation"))
+    last = taken()
     assert last > max(generations, default=0), (last, generations)
-    remembered = int(app1.succeed("tr -dc 0-9 </var/lib/io-guardian/guardian.json"))
-    assert remembered == last, (remembered, last)
+    assert remembered(app1) == last, (remembered(app1), last)
     generations.append(last)
 
 
@@ -43,8 +35,8 @@ def ahead() -> int:
 
 def turn(jumps: int) -> None:
     """A drain in the middle of which the clocks jump, and an undrain."""
-    stops = len(sessions_at_stop(nixio)) if nixio.execute(f"test -e {AT_STOP}")[0] == 0 else 0
-    app1.succeed("rm -f /run/go")
+    stops = len(sessions_at_stop(nixio))
+    hold_the_stop(app1, "myapp.service")
     nixio.succeed("systemctl stop --no-block postgresql.service")
     until("the application is stopping", lambda: state(app1, "myapp.service") == "deactivating", 30)
     jump(jumps)
@@ -54,20 +46,20 @@ def turn(jumps: int) -> None:
         lambda: is_active(nixio, "postgresql.service") and state(app1, "myapp.service") == "deactivating",
         3,
     )
-    app1.succeed("touch /run/go")
+    let_go(app1)
     until("PostgreSQL is stopped", lambda: state(nixio, "postgresql.service") == "inactive", 30)
     assert sessions_at_stop(nixio)[stops:] == [0], sessions_at_stop(nixio)
     assert rest(app1) and rest(app2)
-    taken()
+    grown()
     begun = time.monotonic()
     nixio.succeed("systemctl start postgresql.service")
     until("all dependents run", all_run, UNDRAIN - (time.monotonic() - begun))
-    taken()
+    grown()
 
 
 with subtest("both run with the clock that can jump"):
     app1.succeed(f"grep -q /clock.so /proc/{guardian}/maps")
-    taken()
+    grown()
     assert abs(ahead()) < HOUR / 2, ahead()
 
 with subtest("an hour forward in the middle of a drain"):
@@ -90,10 +82,7 @@ with subtest("two hours forward between two: the clock's number again"):
     assert HOUR / 2 < ahead() < 2 * HOUR, ahead()
 
 with subtest("what takes too long is given up when it is time, and neither sooner nor later"):
-    app1.succeed(
-        "printf '[Service]\\nTimeoutStopSec=70\\n' >/run/systemd/system/myapp.service.d/60-slow.conf", "systemctl daemon-reload"
-    )
-    app1.succeed("rm -f /run/go")
+    hold_the_stop(app1, "myapp.service", 70)
     begun = time.monotonic()
     nixio.succeed("systemctl stop --no-block postgresql.service")
     until("the application is stopping", lambda: state(app1, "myapp.service") == "deactivating", 30)
@@ -105,5 +94,5 @@ with subtest("what takes too long is given up when it is time, and neither soone
     assert 45 <= took < DRAIN, took
 
 with subtest("the same guardian all the time"):
-    app1.succeed("touch /run/go")
+    let_go(app1)
     assert number(app1, "io-guardian.service", "MainPID") == guardian > 0

@@ -3,11 +3,12 @@
 import os
 import statistics
 
+EXPECTED_ERRORS = ["^app1: io-guardian.service: (Failed with result 'signal'|Scheduled restart job)"]
+
 SECONDS = int(os.environ.get("LAB_SOAK", "45"))
 # Before this a process grows to what it needs: caches, the first of each kind of connection, the allocator's arenas.
 WARM_UP = max(8.0, min(60.0, SECONDS / 6))
 
-COORDINATOR = "io-database-coordinator.service"
 GUARDIAN = "io-guardian.service"
 KEY = "/run/secrets/IO_GUARDIAN_PSK"
 TELL = "io-coordinator {} --hosts app1,app2 --psk-file " + KEY
@@ -73,7 +74,7 @@ def strangers() -> None:
     nixio.execute("timeout --signal=KILL 0.1 " + TELL.format("drain"))
 
 
-def told(action: str) -> None:
+def tell(action: str) -> None:
     nixio.succeed(TELL.format(action) + " --fail-fast --timeout 60s", timeout=120)
 
 
@@ -85,16 +86,22 @@ def kill_a_guardian() -> None:
 
 
 def cut_a_link() -> None:
-    """While both are drained by the coordinator's unit: what it has told app2 before is not answered, and is told again."""
+    """While app2 does what the coordinator's unit has told it: its answer is sent into the void."""
+    before = told("drain")
+    app2.succeed(f"rm {GO}")
     nixio.succeed(f"systemctl restart --no-block {COORDINATOR}")
+    until("the drain is under way", lambda: state(app2, "worker.service") == "deactivating", 30)
     app2.block()
-    stays("nobody can hear it", lambda: True, 1)
+    let_go(app2)
+    until("it is done", lambda: rest(app2), 30)
+    stays("the coordinator knows nothing of it", lambda: told("drain") == before and state(nixio, COORDINATOR) == "deactivating", 1)
     app2.unblock()
+    until("the coordinator knows", lambda: told("drain") > before, DRAIN)
 
 
 def cycle(count: int) -> None:
     strangers()
-    told("undrain")
+    tell("undrain")
     if count % 4 == 1:
         kill_a_guardian()
     if count % 4 == 3:
@@ -107,6 +114,8 @@ def cycle(count: int) -> None:
 
 started()
 nixio.succeed("echo a-wrong-key-of-more-than-thirty-two-characters >/run/wrong-key")
+hold_the_stop(app2, "worker.service")
+let_go(app2)
 until("the fleet has been told", lambda: is_active(nixio, COORDINATOR), BOOT)
 pid_of_the_old = number(app2, GUARDIAN, "MainPID")
 looks: list[tuple[float, dict[str, int]]] = []
@@ -126,10 +135,6 @@ with subtest("the guardian that was not killed is the one from the beginning, an
     assert number(app2, GUARDIAN, "MainPID") == pid_of_the_old
     for unit in ("postgresql.service", "redis.service"):
         assert number(nixio, unit, "NRestarts") == 0, unit
-
-with subtest("nothing of ours has panicked"):
-    for each in machines:
-        each.fail("journalctl -b | grep -a panicked")
 
 with subtest("open descriptors, threads, memory, units and control groups are what they were"):
     quarter = max(1, len(looks) // 4)

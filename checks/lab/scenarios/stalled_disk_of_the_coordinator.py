@@ -7,11 +7,6 @@ started()
 watch_the_stop(nixio)
 
 
-def taken() -> int:
-    """The generation that the coordinator has on its disk."""
-    return int(nixio.succeed("cat /var/lib/io-coordinator/generation"))
-
-
 with subtest("it stalls: both hosts are drained, and PostgreSQL stops in bounded time"):
     disk.stall()
     before = taken()

@@ -16,7 +16,13 @@ BOOT = 600
 # From the start of the databases to dependents that run: what io-guardian promises is 30 s.
 UNDRAIN = 30
 # A drain, by the deadlines of docs/TIMING.md.
-DRAIN = 90
+DRAIN = 105
+
+COORDINATOR = "io-database-coordinator.service"
+# Another one after each boot.
+BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
+# What a stop that is held waits for: see hold_the_stop.
+GO = "/run/go"
 
 DEPENDENTS = {"app1": ["myapp.service"], "app2": ["queue.service", "report.timer", "worker.service"]}
 
@@ -73,15 +79,30 @@ def remember(host: Host, *units: str) -> None:
     )
 
 
-def processes(host: Host, unit: str) -> int:
-    """Processes in the unit's control group, counted by the kernel."""
+def up_since(host: Host, unit: str) -> int:
+    """When it was started last, in microseconds since the host's boot."""
+    return number(host, unit, "ActiveEnterTimestampMonotonic")
+
+
+def put(host: Host, place: str, text: str) -> None:
+    """A file, and the folders that it lies in."""
+    host.succeed(f"mkdir -p \"$(dirname '{place}')\"\ncat >'{place}' <<'END_OF_FILE'\n{text}\nEND_OF_FILE\n")
+
+
+def pids(host: Host, unit: str) -> list[int]:
+    """Processes in the unit's control group, as the kernel has them."""
     group = shown(host, unit, "ControlGroup")
     if not group:
-        return 0
+        return []
+    # Of either version.
     _, printed = host.execute(
-        f"for root in /sys/fs/cgroup /sys/fs/cgroup/systemd; do cat $root'{group}'/cgroup.procs 2>/dev/null; done | sort -u | wc -l"
+        f"for root in /sys/fs/cgroup /sys/fs/cgroup/systemd; do cat $root'{group}'/cgroup.procs 2>/dev/null; done | sort -u"
     )
-    return int(printed)
+    return [int(pid) for pid in printed.split()]
+
+
+def processes(host: Host, unit: str) -> int:
+    return len(pids(host, unit))
 
 
 def run(host: Host) -> bool:
@@ -140,24 +161,52 @@ def watch_the_stop(host: Host) -> None:
 
 def sessions_at_stop(host: Host) -> list[int]:
     """What was counted at each stop since watch_the_stop."""
-    return [int(line) for line in host.succeed(f"cat {AT_STOP}").split()]
+    return [int(line) for line in host.succeed(f"if test -e {AT_STOP}; then cat {AT_STOP}; fi").split()]
 
 
 def hold_the_stop(host: Host, unit: str, seconds: int = 40) -> None:
     """From now on the unit's stop waits until let_go, and its processes and sessions with it; for so long at most. Until a reboot."""
     folder = f"/run/systemd/system/{unit}.d"
-    stop = "until test -e /run/go; do sleep 0.1; done"
+    stop = f"until test -e {GO}; do sleep 0.1; done"
     host.succeed(
         f"mkdir -p {folder}",
         # Shorter than a drain waits: 45 s.
         f'printf "%s\\n" "[Service]" "ExecStop=/bin/sh -c \'{stop}\'" TimeoutStopSec={seconds}s >{folder}/50-held.conf',
-        "rm -f /run/go",
+        f"rm -f {GO}",
         "systemctl daemon-reload",
     )
 
 
 def let_go(host: Host) -> None:
-    host.succeed("touch /run/go")
+    host.succeed(f"touch {GO}")
+
+
+def coordinator_said(pattern: str) -> list[str]:
+    """Lines of the coordinator's journal, of this boot, that match: a basic regular expression."""
+    _, lines = nixio.execute(f"journalctl -b -o cat -u {COORDINATOR} | grep -a -- '{pattern}'")
+    return lines.splitlines()
+
+
+def told(action: str) -> int:
+    """How often the coordinator has told both hosts, and both have done it, in this boot."""
+    return len(coordinator_said(f"^{action}: 2 of 2 hosts ok"))
+
+
+def taken() -> int:
+    """The generation that the coordinator has on its disk."""
+    return int(nixio.succeed("cat /var/lib/io-coordinator/generation"))
+
+
+def remembered(host: Host) -> int:
+    """The generation that this host's guardian has on its disk. Whole at all times."""
+    return int(host.succeed("sed -nE 's/^[{]\"generation\":([0-9]+)[}]$/\\1/p' /var/lib/io-guardian/guardian.json"))
+
+
+def drained_first(host: Host, database: str) -> None:
+    """The last drain was over when this database began to stop: by the times that systemd on its host has of both units."""
+    drained = number(host, COORDINATOR, "InactiveEnterTimestampMonotonic")
+    stopping = number(host, database, "ActiveExitTimestampMonotonic")
+    assert 0 < drained <= stopping, (drained, stopping)
 
 
 def all_run() -> bool:
