@@ -1,7 +1,8 @@
 //! As many guardians as 127.0.0.0/8 has addresses, at the least cost: a target to measure the coordinator against.
 //!
-//! `many-guardians PORT` listens on all addresses of this machine, takes any key, answers each command with `ok`, and
-//! prints `listening PORT` once it does. For 1,000 hosts:
+//! `many-guardians PORT [KEY-FILE]` listens on all addresses of this machine, answers each command with `ok`, and
+//! prints `listening PORT` once it does. It speaks the plain protocol and takes any key; with a key file it speaks the
+//! second version. For 1,000 hosts:
 //!
 //! ```sh
 //! cargo run --release --example many-guardians 9876 &
@@ -11,16 +12,26 @@
 
 use std::io::Write;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use futures_util::{SinkExt, StreamExt};
 use io_guardian::protocol::limits::{READ_BUFFER_BYTES, REQUEST_MAX_BYTES};
-use io_guardian::protocol::{Answer, Request, Response, Status};
+use io_guardian::protocol::{Answer, Keyring, Request, Response, SUBPROTOCOL, Status, channel};
 use tokio::net::{TcpSocket, TcpStream};
+use tokio_tungstenite::accept_hdr_async_with_config;
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::handshake::server::{
+    ErrorResponse, Request as Upgrade, Response as Upgraded,
+};
+use tokio_tungstenite::tungstenite::http::{HeaderValue, header::SEC_WEBSOCKET_PROTOCOL};
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
 fn main() -> std::io::Result<()> {
     let port = std::env::args().nth(1).and_then(|p| p.parse().ok()).unwrap_or(0);
+    let keys = match std::env::args().nth(2) {
+        Some(file) => Some(Arc::new(Keyring::read(&[file]).map_err(std::io::Error::other)?)),
+        None => None,
+    };
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?
@@ -32,32 +43,64 @@ fn main() -> std::io::Result<()> {
             writeln!(std::io::stdout(), "listening {}", listener.local_addr()?.port())?;
             loop {
                 let (stream, _) = listener.accept().await?;
-                tokio::spawn(serve(stream));
+                tokio::spawn(serve(stream, keys.clone()));
             }
         })
 }
 
-async fn serve(stream: TcpStream) {
+async fn serve(stream: TcpStream, keys: Option<Arc<Keyring>>) {
     let _ = stream.set_nodelay(true);
     let config = WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER_BYTES)
         .write_buffer_size(0)
         .max_message_size(Some(REQUEST_MAX_BYTES))
         .max_frame_size(Some(REQUEST_MAX_BYTES));
-    let Ok(mut socket) = tokio_tungstenite::accept_async_with_config(stream, Some(config)).await else {
+    let sealed = keys.is_some();
+    #[expect(clippy::result_large_err, reason = "the error is tungstenite's")]
+    let choose = |_: &Upgrade, mut upgraded: Upgraded| {
+        if sealed {
+            let chosen = HeaderValue::from_static(SUBPROTOCOL);
+            upgraded.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, chosen);
+        }
+        Ok::<_, ErrorResponse>(upgraded)
+    };
+    let shaken = accept_hdr_async_with_config(stream, choose, Some(config)).await;
+    let Ok(mut socket) = shaken else {
         return;
     };
+    let mut open = None;
     while let Some(Ok(message)) = socket.next().await {
-        let Message::Text(text) = message else { continue };
-        let answer = match Request::parse(&text) {
-            Ok(Request::Auth { .. }) => Answer::auth_ok(),
-            Ok(Request::Command { action, .. }) => {
-                Answer::Response(Response::new(action, Status::Ok, "pong"))
+        let said = match (message, &keys, &mut open) {
+            (Message::Binary(hello), Some(keys), None) => match channel::answer(keys, &hello) {
+                Ok((channel, welcome, _)) => {
+                    open = Some(channel);
+                    Message::binary(welcome)
+                }
+                Err(_) => return,
+            },
+            (Message::Binary(frame), _, Some(channel)) => {
+                let Ok(Some(text)) = channel.open(&frame, REQUEST_MAX_BYTES) else {
+                    return;
+                };
+                match channel.seal(&answer(&text)).map(|mut frames| frames.pop()) {
+                    Ok(Some(frame)) => Message::binary(frame),
+                    _ => return,
+                }
             }
-            Err(error) => Answer::error(error.to_string()),
+            (Message::Text(text), None, _) => Message::text(answer(&text)),
+            _ => continue,
         };
-        if socket.send(Message::text(answer.to_text())).await.is_err() {
+        if socket.send(said).await.is_err() {
             return;
         }
     }
+}
+
+fn answer(text: &str) -> String {
+    let answer = match Request::parse(text) {
+        Ok(Request::Auth { .. }) => Answer::auth_ok(),
+        Ok(Request::Command { action, .. }) => Answer::Response(Response::new(action, Status::Ok, "pong")),
+        Err(error) => Answer::error(error.to_string()),
+    };
+    answer.to_text()
 }

@@ -7,11 +7,13 @@ use std::sync::LazyLock;
 
 use io_guardian::guardian::session::{Frame, Reaction, Session};
 use io_guardian::protocol::limits::REQUEST_MAX_BYTES;
-use io_guardian::protocol::{Answer, PresharedKey, Request};
+use io_guardian::protocol::{Answer, Keyring, PresharedKey, Request};
 use libfuzzer_sys::fuzz_target;
 
-static KEY: LazyLock<PresharedKey> =
-    LazyLock::new(|| PresharedKey::parse(&"k".repeat(32), Path::new("key")).expect("32 characters are a key"));
+static KEYS: LazyLock<Keyring> = LazyLock::new(|| {
+    let key = PresharedKey::parse(&"k".repeat(32), Path::new("key")).expect("32 characters are a key");
+    key.into()
+});
 
 fuzz_target!(|data: &[u8]| {
     let Ok(text) = std::str::from_utf8(data) else { return };
@@ -33,11 +35,11 @@ fuzz_target!(|data: &[u8]| {
     let mut session = Session::default();
     for line in text.split('\n') {
         let before = session.is_authenticated();
-        match session.on(&KEY, &Frame::Text(line)) {
+        match session.on(&KEYS, &Frame::Text(line)) {
             Reaction::Reply(answer) | Reaction::WrongKey(answer) | Reaction::Close(Some(answer), _) => {
                 assert!(answer.to_text().len() < 1024, "an answer to rubbish is short");
             }
-            Reaction::Authenticated(_) => assert!(line.contains("kkkkkkkk") || line.contains("\\u")),
+            Reaction::Authenticated(..) => assert!(line.contains("kkkkkkkk") || line.contains("\\u")),
             Reaction::Command { .. } => assert!(before, "a stranger commands nothing"),
             Reaction::Ignore | Reaction::Close(None, _) => {}
         }

@@ -13,12 +13,13 @@ use tokio_util::sync::CancellationToken;
 use super::apart::{self, Taken};
 use super::fault::{Fault, Verdict, seconds};
 use super::hosts::{Target, Targets, parse_file, parse_list};
+use super::keys;
 use super::report::{HostReport, exit_code};
 use super::run::{Observer, Outcome, Plan, run as run_plan};
 use super::supervise::supervise;
 use super::table;
 use crate::cli::{self, EXIT_FAILED, EXIT_USAGE, Failure, PageCommand, parse_duration};
-use crate::protocol::{Action, DEFAULT_PORT, PresharedKey};
+use crate::protocol::{Action, DEFAULT_PORT, Keyring, Wire};
 use crate::telemetry::{self, notify};
 
 /// Longest hosts file that is read, in bytes: 60,000 hosts with the longest of names.
@@ -47,11 +48,23 @@ enum Command {
     Ping(Options),
     /// Ask what the guardians guard, in which state it is, and what they were last told.
     Status(Options),
+    /// Make a pre-shared key, or ask which hosts know which keys: for changing the fleet's key without a gap.
+    #[command(subcommand)]
+    Key(KeyCommand),
     #[command(flatten)]
     Page(PageCommand),
     /// For ourselves: see `apart`.
     #[command(name = apart::SUBCOMMAND, hide = true)]
     TakeGeneration { file: PathBuf },
+}
+
+#[derive(Subcommand, Debug)]
+enum KeyCommand {
+    /// Print a new key: 256 random bits.
+    New,
+    /// Ask each host which of the keys of --psk-file it accepts, by their fingerprints. The exit code is 0 only if every
+    /// host answers and accepts the first key, the one that is spoken.
+    Check(Options),
 }
 
 #[derive(Args, Debug)]
@@ -94,9 +107,14 @@ struct Options {
     #[arg(long, env = "GUARDIAN_PORT", default_value_t = DEFAULT_PORT, value_parser = clap::value_parser!(u16).range(1..))]
     port: u16,
 
-    /// The file that holds the pre-shared key.
+    /// The file that holds the pre-shared key. Of several, one on each line or in files of their own (give the flag
+    /// again), the first is spoken.
     #[arg(long, env = "GUARDIAN_PSK_FILE", value_name = "FILE")]
-    psk_file: Option<PathBuf>,
+    psk_file: Vec<PathBuf>,
+
+    /// Which versions of the wire to speak [default: auto; of `key check`, which shows all keys: v2].
+    #[arg(long, env = "GUARDIAN_WIRE", value_enum, value_name = "VERSIONS")]
+    wire: Option<Wire>,
 
     /// For each host and attempt: name lookup, connection, handshake, authentication and answer together. Give
     /// more than the guardians' --command-timeout.
@@ -165,9 +183,17 @@ pub fn run(cli: Cli) -> Result<u8, Failure> {
         ),
         Command::Ping(options) => (Action::Ping, options, Generation::None),
         Command::Status(options) => (Action::Status, options, Generation::None),
+        Command::Key(KeyCommand::New) => return cli::print(&format!("{}\n", keys::new_key()?)).map(|()| 0),
+        Command::Key(KeyCommand::Check(options)) => return check_keys(&options),
     };
-    let targets = targets(&options)?;
-    let key = key(options.psk_file.as_deref())?;
+    let (plan, _) = plan(action, &options)?;
+    cli::block_on(execute(plan, generation, options.fail_fast, options.output))?
+}
+
+/// What `options` ask for, and all keys that they name.
+fn plan(action: Action, options: &Options) -> Result<(Plan, Keyring), Failure> {
+    let targets = targets(options)?;
+    let keys = read_keys(&options.psk_file)?;
     telemetry::start(telemetry::stderr_is_journal());
     for name in &targets.duplicates {
         tracing::warn!(host = %name, "named more than once, contacted once");
@@ -176,13 +202,33 @@ pub fn run(cli: Cli) -> Result<u8, Failure> {
         action,
         max_parallel: parallel(options.max_parallel, targets.targets.len(), descriptors()),
         targets: targets.targets,
-        key,
+        key: keys.first().clone(),
+        wire: options.wire.unwrap_or_default(),
         timeout: options.timeout,
         connect_timeout: options.connect_timeout,
         retry_for: options.retry_for,
         generation: None,
     };
-    cli::block_on(execute(plan, generation, options.fail_fast, options.output))?
+    Ok((plan, keys))
+}
+
+fn check_keys(options: &Options) -> Result<u8, Failure> {
+    let (mut plan, ring) = plan(Action::Status, options)?;
+    plan.wire = options.wire.unwrap_or(Wire::V2);
+    let found = cli::block_on(keys::check(plan, &ring))?;
+    match options.output {
+        Output::Text => cli::print(&keys::render(&found))?,
+        Output::Json => {
+            let text = serde_json::to_string(&found)
+                .map_err(|error| Failure::failed(format!("cannot write the report as JSON: {error}")))?;
+            cli::print(&format!("{text}\n"))?;
+        }
+    }
+    Ok(if found.all_know_the_spoken_one() {
+        0
+    } else {
+        EXIT_FAILED
+    })
 }
 
 enum Generation {
@@ -235,13 +281,13 @@ fn read_hosts(path: &Path) -> Result<String, String> {
     Ok(text)
 }
 
-fn key(file: Option<&Path>) -> Result<PresharedKey, Failure> {
-    let Some(file) = file else {
+fn read_keys(files: &[PathBuf]) -> Result<Keyring, Failure> {
+    if files.is_empty() {
         return Err(Failure::usage(
             "no key: name the file of the pre-shared key with --psk-file FILE or GUARDIAN_PSK_FILE, for example /run/secrets/IO_GUARDIAN_PSK",
         ));
-    };
-    PresharedKey::read(file).map_err(Failure::config)
+    }
+    Keyring::read(files).map_err(Failure::config)
 }
 
 /// Raises the soft limit on descriptors to the hard one, and returns what then holds.

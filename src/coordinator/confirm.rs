@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-use super::dial::Words;
+use super::dial::{Attempt, Line, Words};
 use super::fault::{Fault, Verdict};
 use super::report::HostReport;
 use super::run::{DIALLING, Observer, Plan, Progress, in_turn, milliseconds};
@@ -50,8 +50,9 @@ pub(super) async fn confirm(plan: &Plan, progress: &mut [Progress], observer: &m
                     Ok(response) => {
                         let took = milliseconds(slot.since_start());
                         let name = target.name.clone();
-                        let report =
+                        let mut report =
                             HostReport::answered(name, attempt.address, *response, slot.attempts, took);
+                        report.wire = attempt.line.as_ref().map(Line::wire);
                         observer.changed(&report);
                         slot.report = Some(report);
                         faults.remove(&index);
@@ -96,7 +97,7 @@ fn stale(progress: &[Progress], now: Instant) -> Vec<usize> {
 }
 
 /// A conversation with each of `hosts`, none of them longer than `left`.
-fn tell(plan: &Plan, hosts: &[usize], left: Duration) -> JoinSet<(usize, super::dial::Attempt)> {
+fn tell(plan: &Plan, hosts: &[usize], left: Duration) -> JoinSet<(usize, Attempt)> {
     let words = Arc::new(Words::of(plan, plan.timeout.min(left)));
     let dialling = Arc::new(Semaphore::new(DIALLING));
     let mut talking = JoinSet::new();

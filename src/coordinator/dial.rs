@@ -4,8 +4,7 @@
 //! waited for. At most one answer's length of memory ([`ANSWER_MAX_BYTES`]) is used for what the guardian sends,
 //! however much it sends.
 //!
-//! The second version of the wire comes between [`dial`], which opens a line, and [`Line::authenticate`],
-//! which is the first to speak on it: only [`Call::hold`] calls them.
+//! [`dial`] opens a line, in which the version of the wire is chosen; [`Line::authenticate`] is the first to speak on it.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -16,17 +15,21 @@ use futures_util::{FutureExt, SinkExt, StreamExt};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
+use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::error::{CapacityError, ProtocolError};
-use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
-use tokio_tungstenite::tungstenite::{Error as WsError, Message, Utf8Bytes};
-use tokio_tungstenite::{WebSocketStream, client_async_with_config};
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{Bytes, Error as WsError, Message, Utf8Bytes};
 
 use super::fault::{Fault, Phase, repeat_is_harmless};
 use super::heard::{Heard, line, understand};
 use super::hosts::Target;
+use super::report::SpokenWire;
 use super::run::Plan;
+use super::upgrade::upgrade;
 use crate::protocol::limits::{ANSWER_MAX_BYTES, KEY_MAX_BYTES, READ_BUFFER_BYTES};
-use crate::protocol::{Action, CLOSE_NORMAL, Request, Response};
+use crate::protocol::{
+    Action, CLOSE_NORMAL, Channel, ChannelError, Opening, PresharedKey, Request, Response, Wire,
+};
 
 /// Most addresses of one name that are tried.
 const MAX_ADDRESSES: usize = 8;
@@ -35,6 +38,10 @@ const MAX_ADDRESSES: usize = 8;
 const HEAD_START: Duration = Duration::from_millis(250);
 /// Most messages that are no answer which we pass over in one wait. More is no conversation.
 const MAX_PASSED_OVER: u32 = 1_000;
+/// A guardian that is silent for this long while its answer is awaited is pinged, and again, ...
+const PING_AFTER: Duration = Duration::from_secs(3);
+/// ... and given up when it has been silent for this long: longer than a host that is busy, or a link that has just healed, needs.
+const SILENT_FOR: Duration = Duration::from_secs(21);
 /// Code of a close frame that names none (RFC 6455, section 7.4.1).
 const NO_CLOSE_CODE: u16 = 1005;
 
@@ -42,6 +49,8 @@ const NO_CLOSE_CODE: u16 = 1005;
 pub(super) struct Words {
     auth: Utf8Bytes,
     command: Utf8Bytes,
+    key: PresharedKey,
+    wire: Wire,
     action: Action,
     /// For all of an attempt.
     timeout: Duration,
@@ -57,17 +66,25 @@ impl Words {
     /// What `plan` says, in attempts of at most `timeout`.
     pub(super) fn of(plan: &Plan, timeout: Duration) -> Self {
         let (key, action, generation) = (&plan.key, plan.action, plan.generation);
-        let auth = Request::Auth {
-            key: key.expose().to_owned().into(),
-        };
         let command = Request::Command {
             action,
             id: None,
             generation,
         };
+        // A copy of the key is made only where it may have to be sent.
+        let auth = match plan.wire {
+            Wire::Auto => Request::Auth {
+                key: key.expose().to_owned().into(),
+            }
+            .to_text(),
+            Wire::V2 => String::new(),
+        };
+        let auth = auth.into();
         Self {
-            auth: auth.to_text().into(),
+            auth,
             command: command.to_text().into(),
+            key: key.clone(),
+            wire: plan.wire,
             action,
             timeout,
             connect_timeout: plan.connect_timeout,
@@ -130,7 +147,7 @@ impl Call {
     ) -> Result<Box<Response>, Fault> {
         // Half a minute is right for units that stop, and far too long for a host that is not there: a shorter deadline
         // leaves time for another attempt.
-        let dialling = dial(target, &mut self.phase, &mut self.address);
+        let dialling = dial(words.wire, target, &mut self.phase, &mut self.address);
         let line = match timeout(words.connect_timeout, dialling).await {
             Ok(line) => line?,
             Err(_) => {
@@ -152,14 +169,30 @@ impl Call {
 }
 
 /// Looks up, connects, shakes hands: an open line.
-async fn dial(target: &Target, phase: &mut Phase, address: &mut Option<SocketAddr>) -> Result<Line, Fault> {
+async fn dial(
+    wire: Wire,
+    target: &Target,
+    phase: &mut Phase,
+    address: &mut Option<SocketAddr>,
+) -> Result<Line, Fault> {
     let addresses = look_up(target).await?;
     *phase = Phase::Connecting;
     *address = addresses.first().copied();
     let (stream, connected) = connect(&addresses).await?;
     *phase = Phase::Handshake;
     *address = Some(connected);
-    Line::open(stream, target, connected).await
+    let line = Line::open(stream, target, connected).await?;
+    if !line.sealed {
+        if wire == Wire::V2 {
+            return Err(Fault::Plain);
+        }
+        tracing::warn!(
+            host = %target.name,
+            "plain protocol: the key and the command can be read and altered on their way; update the guardian there, and \
+             then use --wire v2"
+        );
+    }
+    Ok(line)
 }
 
 async fn look_up(target: &Target) -> Result<Vec<SocketAddr>, Fault> {
@@ -239,33 +272,42 @@ fn connect_fault(errors: &[(SocketAddr, io::Error)]) -> Fault {
 /// An open conversation.
 pub(super) struct Line {
     socket: WebSocketStream<TcpStream>,
+    /// Whether the second version was chosen.
+    sealed: bool,
+    /// From its handshake on.
+    channel: Option<Box<Channel>>,
 }
 
 impl Line {
-    async fn open(stream: TcpStream, target: &Target, address: SocketAddr) -> Result<Self, Fault> {
+    async fn open(mut stream: TcpStream, target: &Target, address: SocketAddr) -> Result<Self, Fault> {
+        // The name for the Host header; what no header can hold (a zone, letters beyond ASCII) becomes the address.
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+        let host = if target.host.chars().all(plain) {
+            format!("{}:{}", target.host, target.port)
+        } else {
+            SocketAddr::new(address.ip(), address.port()).to_string()
+        };
+        // In a place of its own: a conversation waits for its answer far longer than it shakes hands, and would keep
+        // what that takes.
+        let upgraded = Box::pin(upgrade(&mut stream, &host)).await?;
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER_BYTES)
             .write_buffer_size(KEY_MAX_BYTES * 2)
             .max_message_size(Some(ANSWER_MAX_BYTES))
             .max_frame_size(Some(ANSWER_MAX_BYTES));
-        // The name for the Host header; what no header can hold (a zone, letters beyond ASCII) becomes the address.
-        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
-        let url = if target.host.chars().all(plain) {
-            format!("ws://{}:{}/", target.host, target.port)
-        } else {
-            format!("ws://{}/", SocketAddr::new(address.ip(), address.port()))
-        };
-        // In a place of its own: a conversation waits for its answer far longer than it shakes hands, and would keep three
-        // kilobytes for it.
-        let shake = Box::pin(client_async_with_config(url, stream, Some(config)));
-        match shake.await {
-            Ok((socket, _)) => Ok(Self { socket }),
-            Err(error) => Err(socket_fault(error, Phase::Handshake)),
-        }
+        let rest = upgraded.rest;
+        Ok(Self {
+            socket: WebSocketStream::from_partially_read(stream, rest, Role::Client, Some(config)).await,
+            sealed: upgraded.second_version,
+            channel: None,
+        })
     }
 
     async fn authenticate(&mut self, words: &Words) -> Result<(), Fault> {
         let phase = Phase::Authenticating;
+        if self.sealed {
+            return self.seal(words).await;
+        }
         if words.early {
             let auth = Message::Text(words.auth.clone());
             let fed = self.socket.feed(auth).await;
@@ -282,9 +324,43 @@ impl Line {
         }
     }
 
+    /// Opens the channel. When it is open the guardian has proven that it has the key.
+    async fn seal(&mut self, words: &Words) -> Result<(), Fault> {
+        let phase = Phase::Authenticating;
+        let unsealed = |error| Fault::Unsealed { error };
+        let (opening, hello) = Opening::begin(&words.key).map_err(unsealed)?;
+        let said = self.socket.send(Message::Binary(hello.into())).await;
+        said.map_err(|error| socket_fault(error, phase))?;
+        loop {
+            match self.next().await {
+                Ok(Message::Binary(welcome)) => {
+                    self.channel = Some(Box::new(opening.finish(&welcome).map_err(unsealed)?));
+                    return Ok(());
+                }
+                Ok(Message::Close(frame)) => return Err(closed(phase, frame)),
+                Ok(Message::Text(text)) => {
+                    return Err(Fault::Rubbish {
+                        reason: format!("it said {:?} instead of a handshake", line(&text, 64)),
+                    });
+                }
+                Ok(_) => {}
+                Err(error) => return Err(socket_fault(error, phase)),
+            }
+        }
+    }
+
+    /// Which version of the wire was chosen.
+    pub(super) fn wire(&self) -> SpokenWire {
+        if self.sealed {
+            SpokenWire::V2
+        } else {
+            SpokenWire::Plain
+        }
+    }
+
     async fn command(&mut self, words: &Words) -> Result<Box<Response>, Fault> {
         let phase = Phase::Answer(words.action);
-        if !words.early {
+        if self.sealed || !words.early {
             self.say(&words.command, phase).await?;
         }
         match self.hear(words.action, phase).await? {
@@ -295,23 +371,39 @@ impl Line {
     }
 
     async fn say(&mut self, text: &Utf8Bytes, phase: Phase) -> Result<(), Fault> {
-        let said = self.socket.send(Message::Text(text.clone())).await;
-        said.map_err(|error| socket_fault(error, phase))
+        let Some(channel) = &mut self.channel else {
+            let said = self.socket.send(Message::Text(text.clone())).await;
+            return said.map_err(|error| socket_fault(error, phase));
+        };
+        let frames = channel.seal(text).map_err(|error| Fault::Unsealed { error })?;
+        for frame in frames {
+            let said = self.socket.send(Message::Binary(frame.into())).await;
+            said.map_err(|error| socket_fault(error, phase))?;
+        }
+        Ok(())
     }
 
     /// The next message that `phase` waits for. Pings are answered while this waits.
     async fn hear(&mut self, action: Action, phase: Phase) -> Result<Heard, Fault> {
         for _ in 0..MAX_PASSED_OVER {
-            let heard = match self.next().await {
-                Ok(Message::Text(text)) => understand(&text, action),
-                Ok(Message::Close(frame)) => {
-                    let (code, reason) = frame.map_or((NO_CLOSE_CODE, String::new()), |frame| {
-                        (frame.code.into(), line(&frame.reason, 123))
-                    });
-                    return Err(Fault::closed(phase, code, reason));
+            let heard = match (self.next().await, &mut self.channel) {
+                (Ok(Message::Close(frame)), _) => return Err(closed(phase, frame)),
+                (Ok(Message::Text(text)), None) => understand(&text, action),
+                (Ok(Message::Binary(frame)), Some(channel)) => {
+                    let opened = channel.open(&frame, ANSWER_MAX_BYTES);
+                    match opened.map_err(|error| Fault::Unsealed { error })? {
+                        Some(text) => understand(&text, action),
+                        None => continue,
+                    }
                 }
-                Ok(_) => continue,
-                Err(error) => return Err(socket_fault(error, phase)),
+                // In clear: somebody in between may have said it.
+                (Ok(Message::Text(_)), Some(_)) => {
+                    return Err(Fault::Unsealed {
+                        error: ChannelError::Altered,
+                    });
+                }
+                (Ok(_), _) => continue,
+                (Err(error), _) => return Err(socket_fault(error, phase)),
             };
             match (phase, heard) {
                 (_, Heard::Rubbish(reason)) => return Err(Fault::Rubbish { reason }),
@@ -328,12 +420,29 @@ impl Line {
     }
 
     /// The next message that is no ping or pong: a guardian may keep alive a long wait as often as it likes.
+    ///
+    /// In the second version we ask, too: a host that has lost its power and is back knows nothing of this connection, and says so
+    /// when something comes on it. Whoever knows only the documentation may answer nothing while it stops units.
     async fn next(&mut self) -> Result<Message, WsError> {
+        let mut silent = Duration::ZERO;
         loop {
-            match self.socket.next().await {
-                None => return Err(WsError::ConnectionClosed),
-                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
-                Some(other) => return other,
+            let heard = if self.channel.is_some() {
+                timeout(PING_AFTER, self.socket.next()).await
+            } else {
+                Ok(self.socket.next().await)
+            };
+            match heard {
+                Ok(None) => return Err(WsError::ConnectionClosed),
+                Ok(Some(Ok(Message::Ping(_) | Message::Pong(_)))) => silent = Duration::ZERO,
+                Ok(Some(other)) => return other,
+                Err(_) => {
+                    silent += PING_AFTER;
+                    if silent >= SILENT_FOR {
+                        let why = format!("it has not answered a ping for {} s", SILENT_FOR.as_secs());
+                        return Err(WsError::Io(io::Error::new(io::ErrorKind::TimedOut, why)));
+                    }
+                    self.socket.send(Message::Ping(Bytes::new())).await?;
+                }
             }
         }
     }
@@ -355,6 +464,13 @@ impl Line {
         })
         .await;
     }
+}
+
+fn closed(phase: Phase, frame: Option<CloseFrame>) -> Fault {
+    let (code, reason) = frame.map_or((NO_CLOSE_CODE, String::new()), |frame| {
+        (frame.code.into(), line(&frame.reason, 123))
+    });
+    Fault::closed(phase, code, reason)
 }
 
 fn socket_fault(error: WsError, phase: Phase) -> Fault {
@@ -430,6 +546,62 @@ mod tests {
         assert!(connected == open || connected == swallows);
         for connecting in fill {
             connecting.abort();
+        }
+    }
+
+    /// An open channel, and the guardian's end of its connection, which the test is.
+    async fn sealed() -> (Line, TcpStream) {
+        let listener = TcpListener::bind(address(0)).await.unwrap();
+        let connecting = TcpStream::connect(listener.local_addr().unwrap());
+        let (ours, accepted) = tokio::join!(connecting, listener.accept());
+        let key = PresharedKey::parse(&"k".repeat(40), "key".as_ref()).unwrap();
+        let (opening, hello) = Opening::begin(&key).unwrap();
+        let keys = key.into();
+        let (_, welcome, _) = crate::protocol::channel::answer(&keys, &hello).unwrap();
+        let line = Line {
+            socket: WebSocketStream::from_raw_socket(ours.unwrap(), Role::Client, None).await,
+            sealed: true,
+            channel: Some(Box::new(opening.finish(&welcome).unwrap())),
+        };
+        (line, accepted.unwrap().0)
+    }
+
+    #[tokio::test]
+    async fn a_guardian_that_answers_no_ping_is_given_up_while_its_answer_is_awaited() {
+        let (mut line, mut theirs) = sealed().await;
+        tokio::time::pause();
+        let began = tokio::time::Instant::now();
+        let fault = line
+            .hear(Action::Drain, Phase::Answer(Action::Drain))
+            .await
+            .unwrap_err();
+        assert!(
+            matches!(fault, Fault::Lost { .. }) && fault.to_string().contains("ping"),
+            "{fault}"
+        );
+        assert!(began.elapsed() >= SILENT_FOR);
+        drop(line);
+        let mut said = Vec::new();
+        tokio::io::AsyncReadExt::read_to_end(&mut theirs, &mut said)
+            .await
+            .unwrap();
+        // A ping of a client: two bytes, and a mask of four.
+        let pings = (SILENT_FOR.as_secs() / PING_AFTER.as_secs() - 1) as usize;
+        assert_eq!((said.len(), said[0]), (6 * pings, 0x89), "{said:?}");
+    }
+
+    #[tokio::test]
+    async fn a_guardian_that_works_for_long_and_answers_pings_is_waited_for() {
+        let (mut line, theirs) = sealed().await;
+        let mut theirs = WebSocketStream::from_raw_socket(theirs, Role::Server, None).await;
+        tokio::time::pause();
+        let waits = timeout(
+            SILENT_FOR * 10,
+            line.hear(Action::Drain, Phase::Answer(Action::Drain)),
+        );
+        tokio::select! {
+            waited = waits => assert!(waited.is_err(), "{waited:?}"),
+            _ = async { while theirs.next().await.is_some() {} } => panic!("it hung up"),
         }
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::protocol::limits::ANSWER_MAX_BYTES;
-use crate::protocol::{Action, CLOSE_GOING_AWAY, CLOSE_POLICY, CLOSE_TRY_LATER};
+use crate::protocol::{Action, CLOSE_GOING_AWAY, CLOSE_POLICY, CLOSE_TRY_LATER, ChannelError};
 
 /// The result of one host, in one word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -139,6 +139,17 @@ pub enum Fault {
         /// The HTTP status.
         status: u16,
     },
+    /// It knows the plain protocol only, and we are to speak the second version; nothing was told to it.
+    #[error(
+        "it does not speak the second version of the wire, or somebody in between hides that; the key was not sent"
+    )]
+    Plain,
+    /// The channel broke: somebody in between, or a mistake in one of the two programs.
+    #[error("the channel is broken: {error}")]
+    Unsealed {
+        /// How it was seen.
+        error: ChannelError,
+    },
     /// Something that does not speak our protocol.
     #[error("not a guardian: {reason}")]
     Rubbish {
@@ -156,6 +167,12 @@ pub enum Fault {
     BadKey {
         /// The guardian's words.
         message: String,
+    },
+    /// Another host of the run was answered by the same guardian.
+    #[error("the guardian that answered is that of {other}")]
+    SameGuardian {
+        /// As it was named.
+        other: String,
     },
     /// The guardian answered, and it is no `ok`.
     #[error("{}", if .message.is_empty() { "the guardian answered with an error and no message" } else { .message })]
@@ -202,6 +219,9 @@ impl Fault {
             Self::BadKey { .. } => Verdict::BadKey,
             Self::Closed { .. }
             | Self::NoUpgrade { .. }
+            | Self::Plain
+            | Self::Unsealed { .. }
+            | Self::SameGuardian { .. }
             | Self::Rubbish { .. }
             | Self::TooLong { .. }
             | Self::Answered { .. }
@@ -262,9 +282,22 @@ impl Fault {
                 ..
             }
             | Self::NoUpgrade { status: 429 | 503 } => AT_LIMIT,
+            Self::SameGuardian { .. } => {
+                "name each guardian once; if these are two hosts, look for who leads the connection of one to the other"
+            }
+            // We always offer the second version.
+            Self::NoUpgrade { status: 426 } => {
+                "the guardian takes the second version of the wire only, and did not see that it was offered: look for a proxy or an intruder between the two hosts"
+            }
             Self::NoUpgrade { .. } | Self::Rubbish { .. } => NO_GUARDIAN,
+            Self::Plain => {
+                "update the guardian there; until then `--wire auto` sends it the key and the command in clear"
+            }
+            Self::Unsealed { .. } => {
+                "look for a proxy or an intruder between the two hosts, and read `journalctl -u io-guardian` on that host"
+            }
             Self::BadKey { .. } => {
-                "put the same key on both hosts (compare `sha256sum` of the key files) and restart io-guardian there"
+                "see which host knows which key with `io-coordinator key check`, and put the one that is spoken into the guardian's file"
             }
             Self::Answered { message } if message.starts_with("Unknown action") => {
                 "the guardian is older than this command: update it, or use drain, undrain and ping only"
@@ -313,6 +346,9 @@ impl Fault {
                     && (!phase.command_was_sent() || repeat_is_harmless)
             }
             Self::NoUpgrade { .. }
+            | Self::Plain
+            | Self::Unsealed { .. }
+            | Self::SameGuardian { .. }
             | Self::Rubbish { .. }
             | Self::TooLong { .. }
             | Self::BadKey { .. }

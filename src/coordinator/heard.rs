@@ -6,6 +6,7 @@
 
 use serde_json::{Map, Value};
 
+use crate::protocol::limits::KEYS_MAX;
 use crate::protocol::{Action, Answer, LastCommand, Response, Status, UnitReport};
 
 /// Most characters of a guardian's message that we repeat.
@@ -104,6 +105,10 @@ fn clean(response: Response) -> Response {
         target: response.target.map(word),
         target_state: response.target_state.map(word),
         version: response.version.map(word),
+        instance: response.instance.map(word),
+        keys: response
+            .keys
+            .map(|keys| keys.into_iter().take(KEYS_MAX).map(word).collect()),
         last_command: response.last_command.map(|last| LastCommand {
             message: line(&last.message, MESSAGE_MAX),
             ..last

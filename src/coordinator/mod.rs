@@ -2,7 +2,8 @@
 //!
 //! **Promise.** Every host gets a result of its own, with what to do about it, whatever the other hosts do: one
 //! that swallows packets costs its own timeout and nobody else's. No wait is without a deadline. Nothing ends a
-//! connection that waits for an answer except that deadline: there is no keep-alive of ours. A generation is on
+//! connection that waits for an answer except that deadline and, in the second version of the wire, 21 s of silence that not
+//! even a ping is answered in. A generation is on
 //! disk before the first byte leaves this host, and is never used twice.
 //!
 //! **Not guaranteed.** A host that timed out or was lost while its answer was awaited may have done what it was
@@ -21,11 +22,13 @@ pub mod fault;
 pub mod generation;
 mod heard;
 pub mod hosts;
+mod keys;
 pub mod report;
 mod run;
 pub mod schedule;
 mod supervise;
 pub mod table;
+mod upgrade;
 
 pub use fault::{Fault, Phase, Verdict};
 pub use hosts::Target;

@@ -52,6 +52,16 @@ impl Summary {
     }
 }
 
+/// Which version of the wire a host was spoken to in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SpokenWire {
+    /// The second version.
+    V2,
+    /// The plain one: the key and the command crossed the network in clear.
+    Plain,
+}
+
 /// One host. All texts are one line each and hold no control characters, whatever the guardian sent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostReport {
@@ -60,6 +70,9 @@ pub struct HostReport {
     /// The address that was connected to, or the one tried last; absent when the name has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<SocketAddr>,
+    /// The version of the wire; absent when no connection came about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wire: Option<SpokenWire>,
     /// The result in one word.
     pub result: Verdict,
     /// The guardian's message, or what went wrong.
@@ -91,6 +104,12 @@ pub struct HostReport {
     /// `status`: the guardian's version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guardian_version: Option<Box<str>>,
+    /// Which guardian answered: random, made when it starts.
+    #[serde(skip)]
+    pub instance: Option<Box<str>>,
+    /// `status`: the fingerprints of the keys that the guardian accepts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keys: Option<Vec<String>>,
 }
 
 impl HostReport {
@@ -105,6 +124,7 @@ impl HostReport {
         Self {
             host,
             address,
+            wire: None,
             result: fault.verdict(),
             message: fault.to_string(),
             remedy: Some(fault.remedy().into()),
@@ -117,6 +137,8 @@ impl HostReport {
             last_command: None,
             last_generation: None,
             guardian_version: None,
+            instance: None,
+            keys: None,
         }
     }
 
@@ -150,6 +172,8 @@ impl HostReport {
             last_command: response.last_command.map(Box::new),
             last_generation: response.generation,
             guardian_version: response.version.map(Into::into),
+            instance: response.instance.filter(|text| !text.is_empty()).map(Into::into),
+            keys: response.keys,
             ..base
         }
     }

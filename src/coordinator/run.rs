@@ -3,6 +3,7 @@
 //! **Promise.** [`run`] returns a report for every target, in the order of the plan, also when it is stopped.
 //! At most `max_parallel` conversations are open, and as many more that are over and say goodbye.
 
+use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,12 +14,12 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::confirm::confirm;
-use super::dial::{Attempt, Words, converse};
+use super::dial::{Attempt, Line, Words, converse};
 use super::fault::{Fault, repeat_is_harmless};
 use super::hosts::Target;
 use super::report::{HostReport, REPORT_VERSION, Report, Summary};
 use super::schedule::{Next, Schedule, retry_at};
-use crate::protocol::{Action, PresharedKey};
+use crate::protocol::{Action, PresharedKey, Wire};
 
 /// How long a guardian may take to say goodbye, while other hosts are talked to.
 const GOODBYE: Duration = Duration::from_secs(1);
@@ -43,6 +44,8 @@ pub struct Plan {
     pub targets: Vec<Target>,
     /// The key that all of them know.
     pub key: PresharedKey,
+    /// Which versions of the wire may be spoken.
+    pub wire: Wire,
     /// For each attempt: name lookup, connection, handshake, authentication and answer together.
     pub timeout: Duration,
     /// Of that, for name lookup, connection and handshake.
@@ -181,6 +184,7 @@ pub async fn run(plan: &Plan, observer: &mut dyn Observer, stop: &CancellationTo
             continue;
         };
         while leaving.try_join_next().is_some() {}
+        let wire = attempt.line.as_ref().map(Line::wire);
         if let Some(line) = attempt.line
             && leaving.len() < parallel
         {
@@ -188,7 +192,7 @@ pub async fn run(plan: &Plan, observer: &mut dyn Observer, stop: &CancellationTo
         }
         let now = Instant::now();
         let elapsed_ms = milliseconds(now - slot.started.unwrap_or(begun));
-        let report = match attempt.result {
+        let mut report = match attempt.result {
             Ok(response) => HostReport::answered(
                 target.name.clone(),
                 attempt.address,
@@ -214,6 +218,7 @@ pub async fn run(plan: &Plan, observer: &mut dyn Observer, stop: &CancellationTo
                 )
             }
         };
+        report.wire = wire;
         observer.finished(&report);
         slot.report = Some(report);
         slot.answered = Some(now);
@@ -225,6 +230,7 @@ pub async fn run(plan: &Plan, observer: &mut dyn Observer, stop: &CancellationTo
             () = confirm(plan, &mut progress, observer) => false,
         };
     }
+    tell_apart(plan, &mut progress, observer);
     let now = Instant::now();
     talking.abort_all();
     if !interrupted {
@@ -263,6 +269,35 @@ pub async fn run(plan: &Plan, observer: &mut dyn Observer, stop: &CancellationTo
             elapsed_ms: milliseconds(now - begun),
         },
         interrupted,
+    }
+}
+
+/// A guardian that answers under two names answers for one host only: who could lead the connection of one host to another would
+/// have the run say that both are drained.
+fn tell_apart(plan: &Plan, progress: &mut [Progress], observer: &mut dyn Observer) {
+    let mut first: HashMap<Box<str>, usize> = HashMap::new();
+    let mut pairs = Vec::new();
+    for (index, slot) in progress.iter().enumerate() {
+        let instance = slot.report.as_ref().and_then(|report| report.instance.clone());
+        if let Some(instance) = instance
+            && let Some(other) = first.insert(instance, index)
+        {
+            pairs.extend([(other, index), (index, other)]);
+        }
+    }
+    for (index, other) in pairs {
+        let (Some(target), Some(other)) = (plan.targets.get(index), plan.targets.get(other)) else {
+            continue;
+        };
+        let Some(report) = progress.get_mut(index).and_then(|slot| slot.report.as_mut()) else {
+            continue;
+        };
+        let fault = Fault::SameGuardian {
+            other: other.name.clone(),
+        };
+        let (address, attempts, elapsed_ms) = (report.address, report.attempts, report.elapsed_ms);
+        *report = HostReport::failed(target.name.clone(), address, &fault, attempts, elapsed_ms);
+        observer.changed(report);
     }
 }
 

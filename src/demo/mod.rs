@@ -35,7 +35,7 @@ use self::screen::Screen;
 use self::story::{Stage, Story, seconds};
 use self::view::{View, Watcher, lock};
 use crate::cli::{Failure, block_on};
-use crate::protocol::PresharedKey;
+use crate::protocol::{Keyring, PresharedKey};
 use crate::units::processes::keeper::{self, Keeper};
 use crate::units::processes::{adopt_orphans, children_left};
 
@@ -195,7 +195,9 @@ fn make_key(path: &Path) -> Result<PresharedKey, Failure> {
         .open(path)
         .and_then(|mut file| file.write_all(text.as_bytes()))
         .map_err(fault)?;
-    PresharedKey::read(path).map_err(Failure::failed)
+    Keyring::read(&[path])
+        .map(|keys| keys.first().clone())
+        .map_err(Failure::failed)
 }
 
 /// The signals that end the demo.

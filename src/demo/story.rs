@@ -17,7 +17,7 @@ use super::view::{View, lock};
 use crate::cli::{Failure, HostPort};
 use crate::coordinator::{self, Plan, Target, Verdict};
 use crate::probe::{Kind, Verdict as Readiness};
-use crate::protocol::{Action, PresharedKey};
+use crate::protocol::{Action, PresharedKey, Wire};
 
 /// The longest that a database may take to answer a query.
 const READY_TIME: Duration = Duration::from_secs(30);
@@ -240,6 +240,7 @@ impl Story<'_> {
             targets: lock(self.targets).clone(),
             key: self.stage.key.clone(),
             timeout: COMMAND_TIME,
+            wire: Wire::V2,
             connect_timeout: COMMAND_TIME,
             max_parallel: FLEET.len(),
             retry_for: None,

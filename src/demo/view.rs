@@ -15,7 +15,7 @@ use super::screen::Screen;
 use crate::cli::{Failure, HostPort};
 use crate::coordinator::{self, Plan, Target};
 use crate::probe::Kind;
-use crate::protocol::{Action, PresharedKey, UnitReport};
+use crate::protocol::{Action, PresharedKey, UnitReport, Wire};
 
 /// The pause between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(120);
@@ -148,6 +148,7 @@ impl Watcher<'_> {
             targets: targets.to_vec(),
             key: self.key.clone(),
             timeout: STATUS_TIME,
+            wire: Wire::V2,
             connect_timeout: STATUS_TIME,
             max_parallel: targets.len(),
             retry_for: None,

@@ -8,12 +8,12 @@ use std::time::Duration;
 use clap::ValueEnum;
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access};
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Error as _, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
 use crate::cli::{ConfigDuration, Failure, parse_duration};
-use crate::protocol::{DEFAULT_PORT, KeyError, PresharedKey};
+use crate::protocol::{DEFAULT_PORT, KeyError, Keyring, Wire};
 use crate::units::processes::{ProcessSpec, RawProcess, validate};
 
 /// Longest configuration file that is read, in bytes.
@@ -37,9 +37,13 @@ pub struct ServeArgs {
     /// Port to listen on; 0 takes a free one [default: 9876]
     #[arg(long, env = "GUARDIAN_PORT")]
     pub port: Option<u16>,
-    /// File with the pre-shared key, at least 32 characters
+    /// File with the pre-shared key, at least 32 characters. Several keys are accepted while they change: one on each
+    /// line, or in files of their own (give the flag again). Changed files are picked up, at SIGHUP at once
     #[arg(long, env = "GUARDIAN_PSK_FILE", value_name = "FILE")]
-    pub psk_file: Option<PathBuf>,
+    pub psk_file: Vec<PathBuf>,
+    /// Which versions of the wire to speak [default: auto]
+    #[arg(long, env = "GUARDIAN_WIRE", value_enum, value_name = "VERSIONS")]
+    pub wire: Option<Wire>,
     /// The target that everything depends on [default: io-databases.target]
     #[arg(long, value_name = "UNIT")]
     pub target: Option<String>,
@@ -89,10 +93,12 @@ pub struct Config {
     pub host: String,
     /// The port; 0 takes a free one.
     pub port: u16,
-    /// The key. Absent only when a configuration is checked on a machine that does not have the file.
-    pub key: Option<PresharedKey>,
-    /// Where it came from.
-    pub psk_file: PathBuf,
+    /// The keys. Absent only when a configuration is checked on a machine that does not have a file.
+    pub keys: Option<Keyring>,
+    /// Where they came from.
+    pub psk_files: Vec<PathBuf>,
+    /// Which versions of the wire are spoken.
+    pub wire: Wire,
     /// The target.
     pub target: String,
     /// The dependents.
@@ -109,7 +115,8 @@ pub struct Config {
 struct File {
     host: Option<String>,
     port: Option<u16>,
-    psk_file: Option<PathBuf>,
+    psk_file: Option<Paths>,
+    wire: Option<Wire>,
     target: Option<String>,
     units: Option<UnitsKind>,
     command_timeout: Option<ConfigDuration>,
@@ -117,7 +124,37 @@ struct File {
     process: Vec<RawProcess>,
 }
 
-const KEYS: &str = "host, port, psk-file, target, units, command-timeout, state-dir, process";
+const KEYS: &str = "host, port, psk-file, wire, target, units, command-timeout, state-dir, process";
+
+/// One path, or a list of them.
+#[derive(Debug, Default)]
+struct Paths(Vec<PathBuf>);
+
+impl<'de> Deserialize<'de> for Paths {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct OneOrMany;
+        impl<'de> Visitor<'de> for OneOrMany {
+            type Value = Paths;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a path, or a list of paths")
+            }
+            fn visit_str<E: serde::de::Error>(self, path: &str) -> Result<Paths, E> {
+                Ok(Paths(vec![path.into()]))
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Paths, A::Error> {
+                let mut paths = Vec::new();
+                while let Some(path) = list.next_element()? {
+                    paths.push(path);
+                }
+                if paths.is_empty() {
+                    return Err(A::Error::custom("the list of paths is empty"));
+                }
+                Ok(Paths(paths))
+            }
+        }
+        deserializer.deserialize_any(OneOrMany)
+    }
+}
 
 impl Config {
     /// Reads the configuration file and the key, and checks all of it.
@@ -199,7 +236,12 @@ impl Config {
                 folder.display()
             ));
         }
-        let Some(psk_file) = args.psk_file.clone().or(file.psk_file) else {
+        let psk_files = if args.psk_file.is_empty() {
+            file.psk_file.unwrap_or_default().0
+        } else {
+            args.psk_file.clone()
+        };
+        if psk_files.is_empty() {
             if mistakes.is_empty() {
                 return Err(Failure::usage(
                     "no key: name its file with --psk-file, GUARDIAN_PSK_FILE, or psk-file in the configuration file; \
@@ -210,13 +252,17 @@ impl Config {
                 "{place}psk-file is missing; name the file with the pre-shared key"
             ));
             return Err(Failure::configs(mistakes));
-        };
-        let key = match PresharedKey::read(&psk_file) {
-            Ok(key) => Some(key),
+        }
+        let keys = match Keyring::read(&psk_files) {
+            Ok(keys) => Some(keys),
             Err(KeyError::Read { source, .. })
                 if args.check_config && source.kind() == std::io::ErrorKind::NotFound =>
             {
                 None
+            }
+            // It may only be late: whoever starts us tries again.
+            Err(error) if error.may_pass() && mistakes.is_empty() && !args.check_config => {
+                return Err(Failure::failed(error.to_string()));
             }
             Err(error) => {
                 mistakes.push(error.to_string());
@@ -227,8 +273,9 @@ impl Config {
             Ok(Self {
                 host,
                 port: args.port.or(file.port).unwrap_or(DEFAULT_PORT),
-                key,
-                psk_file,
+                keys,
+                psk_files,
+                wire: args.wire.or(file.wire).unwrap_or_default(),
                 target,
                 units,
                 command_timeout,
@@ -303,6 +350,7 @@ fn parse_file(text: &str, path: &str, mistakes: &mut Vec<String>) -> Result<File
             "host" => file.host = take.one(value),
             "port" => file.port = take.one(value),
             "psk-file" => file.psk_file = take.one(value),
+            "wire" => file.wire = take.one(value),
             "target" => file.target = take.one(value),
             "units" => file.units = take.one(value),
             "command-timeout" => file.command_timeout = take.one(value),

@@ -72,12 +72,12 @@ fn a_check_forgives_a_key_that_is_not_there_yet_and_nothing_else() {
     let folder = tempfile::tempdir().unwrap();
     let check = |psk_file: PathBuf| {
         Config::read(&ServeArgs {
-            psk_file: Some(psk_file),
+            psk_file: vec![psk_file],
             check_config: true,
             ..ServeArgs::default()
         })
     };
-    assert!(check(folder.path().join("absent")).is_ok_and(|c| c.key.is_none()));
+    assert!(check(folder.path().join("absent")).is_ok_and(|c| c.keys.is_none()));
     assert_eq!(
         check(write(folder.path(), "short", "short")).unwrap_err().code,
         78
@@ -90,7 +90,7 @@ fn a_state_folder_must_be_there_except_for_a_check() {
     let key = write(folder.path(), "key", &"k".repeat(40));
     let read = |state_dir: PathBuf, check_config| {
         Config::read(&ServeArgs {
-            psk_file: Some(key.clone()),
+            psk_file: vec![key.clone()],
             state_dir: Some(state_dir),
             check_config,
             ..ServeArgs::default()

@@ -12,6 +12,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::error::{CapacityError, ProtocolError};
+use tokio_tungstenite::tungstenite::handshake::server::{
+    ErrorResponse, Request as Upgrade, Response as Upgraded,
+};
+use tokio_tungstenite::tungstenite::http::{HeaderValue, StatusCode, header::SEC_WEBSOCKET_PROTOCOL};
 use tokio_tungstenite::tungstenite::protocol::frame::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::{Message as WsMessage, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error as WsError, Utf8Bytes};
@@ -28,10 +32,42 @@ use crate::protocol::limits::{
 };
 use crate::protocol::{
     Action, Answer, CLOSE_GOING_AWAY, CLOSE_NORMAL, CLOSE_NOT_TEXT, CLOSE_POLICY, CLOSE_PROTOCOL,
-    CLOSE_TOO_BIG, CLOSE_TRY_LATER, CommandId, Response, Status,
+    CLOSE_TOO_BIG, CLOSE_TRY_LATER, Channel, ChannelError, CommandId, Response, SUBPROTOCOL, Status, Wire,
+    channel,
 };
+use crate::telemetry::audit;
 
 type Socket = WebSocketStream<TcpStream>;
+
+/// What lies between the socket and the messages.
+enum Layer {
+    /// Nothing: the plain protocol.
+    Plain,
+    /// The second version was chosen; its handshake has not come yet.
+    Opening,
+    /// The second version. Whether the peer has proven the key, the session knows.
+    Sealed(Channel),
+}
+
+/// One conversation's socket.
+struct Line {
+    socket: Socket,
+    layer: Layer,
+    /// Of the key that the peer has shown.
+    fingerprint: String,
+}
+
+impl Line {
+    /// By which version of the wire, and with which key, a command came: for the audit.
+    fn came_by(&self) -> String {
+        let version = if matches!(self.layer, Layer::Plain) {
+            "plain"
+        } else {
+            "v2"
+        };
+        format!("{version}:{}", self.fingerprint)
+    }
+}
 
 /// How long a peer may take to say goodbye back.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -63,6 +99,7 @@ type InFlight = FuturesUnordered<
         (
             Action,
             Option<CommandId>,
+            Option<u64>,
             Result<Box<Response>, oneshot::error::RecvError>,
         ),
     >,
@@ -73,10 +110,10 @@ impl Connection {
     pub(super) async fn run(self, stream: TcpStream) {
         let began = Instant::now();
         if stream.set_nodelay(true).is_ok() {
-            let handshake = tokio_tungstenite::accept_async_with_config(stream, Some(config()));
             tokio::select! {
-                socket = timeout(HANDSHAKE_TIMEOUT, handshake) => match socket {
-                    Ok(Ok(socket)) => self.talk(socket, began).await,
+                line = timeout(HANDSHAKE_TIMEOUT, self.shake_hands(stream)) => match line {
+                    Ok(Ok(line)) => self.talk(line, began).await,
+                    Ok(Err(WsError::Http(_))) => self.shared.noise(Noise::Plain, self.peer, PLAIN_REFUSED),
                     Ok(Err(error)) => self.shared.noise(Noise::Handshake, self.peer, &error.to_string()),
                     Err(_) => self.shared.noise(Noise::Handshake, self.peer, "no WebSocket handshake in time"),
                 },
@@ -87,17 +124,41 @@ impl Connection {
         self.shared.release(self.id);
     }
 
-    async fn talk(&self, mut socket: Socket, began: Instant) {
+    /// The WebSocket handshake, in which the version of the wire is chosen.
+    async fn shake_hands(&self, stream: TcpStream) -> Result<Line, WsError> {
+        let wire = self.shared.wire;
+        let mut layer = Layer::Plain;
+        #[expect(clippy::result_large_err, reason = "the error is tungstenite's")]
+        let choose = |upgrade: &Upgrade, mut upgraded: Upgraded| {
+            if offers_the_second_version(upgrade) {
+                layer = Layer::Opening;
+                let chosen = HeaderValue::from_static(SUBPROTOCOL);
+                upgraded.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, chosen);
+            } else if wire == Wire::V2 {
+                // Before it has sent its key in clear.
+                return Err(refuse_the_plain_protocol());
+            }
+            Ok(upgraded)
+        };
+        let socket = tokio_tungstenite::accept_hdr_async_with_config(stream, choose, Some(config())).await?;
+        Ok(Line {
+            socket,
+            layer,
+            fingerprint: String::new(),
+        })
+    }
+
+    async fn talk(&self, mut line: Line, began: Instant) {
         let mut session = Session::default();
         let mut in_flight = InFlight::new();
         let end = self
-            .converse(&mut socket, &mut session, &mut in_flight, began)
+            .converse(&mut line, &mut session, &mut in_flight, began)
             .await;
         if let End::Close(code, reason) = end {
             // Whoever had to make room has none left for a long goodbye.
             tokio::select! {
                 biased;
-                () = goodbye(&mut socket, code, reason) => {}
+                () = goodbye(&mut line.socket, code, reason) => {}
                 () = self.evicted.cancelled() => {}
             }
         }
@@ -108,7 +169,7 @@ impl Connection {
 
     async fn converse(
         &self,
-        socket: &mut Socket,
+        line: &mut Line,
         session: &mut Session,
         in_flight: &mut InFlight,
         began: Instant,
@@ -128,26 +189,39 @@ impl Connection {
                     KEEPALIVE_INTERVAL
                 };
             tokio::select! {
-                message = socket.next() => {
+                message = line.socket.next() => {
                     heard = Instant::now();
                     pinged = false;
                     let reaction = match message {
-                        Some(Ok(WsMessage::Text(text))) => session.on(&self.shared.key, &Frame::Text(&text)),
-                        Some(Ok(WsMessage::Binary(_))) => session.on(&self.shared.key, &Frame::Binary),
                         Some(Ok(WsMessage::Close(_))) | None => return End::Peer,
-                        Some(Ok(_)) => session.on(&self.shared.key, &Frame::Control),
+                        Some(Ok(message)) => self.hear(line, session, &message).await,
                         Some(Err(error)) => return self.broken(session, error),
                     };
-                    if let Err(end) = self.react(socket, session, in_flight, reaction, auth_deadline).await {
+                    let reaction = match reaction {
+                        Ok(reaction) => reaction,
+                        Err(end) => return end,
+                    };
+                    if let Err(end) = self.react(line, session, in_flight, reaction, auth_deadline).await {
                         return end;
                     }
                 }
-                Some((action, id, response)) = in_flight.next() => {
+                Some((action, id, generation, response)) = in_flight.next() => {
                     let mut response = response.unwrap_or_else(|_| {
                         Response::new(action, Status::Error, "the guardian is going away; try again when it is back").into()
                     });
                     response.id = id;
-                    if let Err(end) = self.send(socket, &Answer::Response(*response)).await {
+                    if action != Action::Status {
+                        self.audit("command answered", line, action, generation, &[
+                            ("result", if response.status == Status::Ok { "ok" } else { "error" }),
+                            ("elapsed_ms", &response.elapsed_ms.unwrap_or_default().to_string()),
+                            ("why", &response.message),
+                        ]);
+                    }
+                    response.instance = self.instance_on(line);
+                    if action == Action::Status {
+                        response.keys = Some(self.shared.keys.now().fingerprints());
+                    }
+                    if let Err(end) = self.send(line, &Answer::Response(*response)).await {
                         return end;
                     }
                     // It was silent because it waited for this.
@@ -168,7 +242,7 @@ impl Connection {
                         return End::Close(CLOSE_NORMAL, "Silent for too long");
                     }
                     pinged = true;
-                    match timeout(WRITE_TIMEOUT, socket.send(WsMessage::Ping(Default::default()))).await {
+                    match timeout(WRITE_TIMEOUT, line.socket.send(WsMessage::Ping(Default::default()))).await {
                         Ok(Ok(())) => {}
                         Ok(Err(_)) => return End::Peer,
                         Err(_) => return End::Stuck,
@@ -178,9 +252,91 @@ impl Connection {
         }
     }
 
+    /// What `message` means. In the second version: opens the channel, and then the frames.
+    async fn hear(
+        &self,
+        line: &mut Line,
+        session: &mut Session,
+        message: &WsMessage,
+    ) -> Result<Reaction, End> {
+        let keys = self.shared.keys.now();
+        match (&mut line.layer, message) {
+            (Layer::Plain, WsMessage::Text(text)) => {
+                let reaction = session.on(&keys, &Frame::Text(text));
+                // It may be one that has just been put into the file.
+                if matches!(reaction, Reaction::WrongKey(_))
+                    && let Some(keys) = self.shared.keys.changed(&keys).await
+                {
+                    return Ok(session.on(&keys, &Frame::Text(text)));
+                }
+                Ok(reaction)
+            }
+            (Layer::Plain, WsMessage::Binary(_)) => Ok(session.on(&keys, &Frame::Binary)),
+            (Layer::Opening, WsMessage::Binary(hello)) => {
+                let changed;
+                let mut answered = channel::answer(&keys, hello);
+                if matches!(answered, Err(ChannelError::WrongKey))
+                    && let Some(keys) = self.shared.keys.changed(&keys).await
+                {
+                    changed = keys;
+                    answered = channel::answer(&changed, hello);
+                }
+                let (channel, welcome, key) = match answered {
+                    Ok(opened) => opened,
+                    Err(ChannelError::WrongKey) => return Ok(Reaction::WrongKey(Answer::auth_error())),
+                    Err(error) => return Err(self.unsealed(session, error)),
+                };
+                let fingerprint = key.fingerprint();
+                self.write(line, vec![WsMessage::Binary(welcome.into())]).await?;
+                line.fingerprint = fingerprint;
+                line.layer = Layer::Sealed(channel);
+                Ok(Reaction::Ignore)
+            }
+            (Layer::Sealed(channel), WsMessage::Binary(frame)) => {
+                let text = match channel.open(frame, REQUEST_MAX_BYTES) {
+                    Ok(Some(text)) => text,
+                    Ok(None) => return Ok(Reaction::Ignore),
+                    Err(error) => return Err(self.unsealed(session, error)),
+                };
+                if !session.is_authenticated() {
+                    // What came before may have been a repetition. This was not.
+                    self.promote(line).await?;
+                    session.prove();
+                }
+                Ok(session.on(&keys, &Frame::Text(&text)))
+            }
+            (Layer::Opening | Layer::Sealed(_), WsMessage::Text(_)) => {
+                Err(self.unsealed(session, ChannelError::NoMessage))
+            }
+            _ => Ok(session.on(&keys, &Frame::Control)),
+        }
+    }
+
+    /// The channel is over.
+    fn unsealed(&self, session: &Session, error: ChannelError) -> End {
+        let kind = if session.is_authenticated() {
+            Noise::Peer
+        } else {
+            Noise::Silent
+        };
+        self.shared.noise(kind, self.peer, &error.to_string());
+        End::Close(CLOSE_PROTOCOL, "Broken channel")
+    }
+
+    /// The peer has proven the key: it is counted among the peers.
+    async fn promote(&self, line: &mut Line) -> Result<(), End> {
+        if let Err(crowded) = self.shared.promote(self.id, self.peer) {
+            self.shared.noise(Noise::Crowded, self.peer, &crowded.to_string());
+            self.send(line, &Answer::error(crowded.to_string())).await?;
+            return Err(End::Close(CLOSE_TRY_LATER, "Too many connections"));
+        }
+        tracing::debug!(peer = %self.peer, "authenticated");
+        Ok(())
+    }
+
     async fn react(
         &self,
-        socket: &mut Socket,
+        line: &mut Line,
         session: &Session,
         in_flight: &mut InFlight,
         reaction: Reaction,
@@ -188,15 +344,18 @@ impl Connection {
     ) -> Result<(), End> {
         match reaction {
             Reaction::Ignore => Ok(()),
-            Reaction::Reply(answer) => self.send(socket, &answer).await,
-            Reaction::Authenticated(answer) => {
-                if let Err(crowded) = self.shared.promote(self.id, self.peer) {
-                    self.shared.noise(Noise::Crowded, self.peer, &crowded.to_string());
-                    self.send(socket, &Answer::error(crowded.to_string())).await?;
-                    return Err(End::Close(CLOSE_TRY_LATER, "Too many connections"));
+            Reaction::Reply(answer) => self.send(line, &answer).await,
+            Reaction::Authenticated(answer, fingerprint) => {
+                if matches!(line.layer, Layer::Plain) {
+                    line.fingerprint = fingerprint;
+                    self.promote(line).await?;
+                    tracing::warn!(
+                        peer = %self.peer,
+                        "plain protocol: the key and the commands of this peer can be read and altered on their way; \
+                         update it, and then set `--wire v2` here"
+                    );
                 }
-                tracing::debug!(peer = %self.peer, "authenticated");
-                self.send(socket, &answer).await
+                self.send(line, &answer).await
             }
             Reaction::WrongKey(answer) => {
                 let wait = self.shared.wrong_key(self.peer);
@@ -206,13 +365,13 @@ impl Connection {
                     () = sleep_until(answer_at) => {}
                     () = self.evicted.cancelled() => {}
                 }
-                self.send(socket, &answer).await?;
+                self.send(line, &answer).await?;
                 Err(End::Close(CLOSE_POLICY, "Authentication failed"))
             }
             Reaction::Close(answer, reason) => {
                 self.shared.noise(Noise::Silent, self.peer, reason);
                 if let Some(answer) = answer {
-                    self.send(socket, &answer).await?;
+                    self.send(line, &answer).await?;
                 }
                 Err(End::Close(CLOSE_POLICY, reason))
             }
@@ -223,7 +382,8 @@ impl Connection {
             } => {
                 let mut response = Response::new(Action::Ping, Status::Ok, "pong");
                 response.id = id;
-                self.send(socket, &Answer::Response(response)).await
+                response.instance = self.instance_on(line);
+                self.send(line, &Answer::Response(response)).await
             }
             Reaction::Command {
                 action,
@@ -231,6 +391,18 @@ impl Connection {
                 generation,
             } => {
                 debug_assert!(session.is_authenticated());
+                if !self.shared.keys.now().knows(&line.fingerprint) {
+                    self.shared
+                        .noise(Noise::WrongKey, self.peer, "its key is no longer accepted");
+                    let mut response = Response::new(
+                        action,
+                        Status::Error,
+                        "the key of this connection is no longer accepted",
+                    );
+                    response.id = id;
+                    self.send(line, &Answer::Response(response)).await?;
+                    return Err(End::Close(CLOSE_POLICY, "Authentication failed"));
+                }
                 let refusal = if self.shared.closing.is_cancelled() {
                     Some("the guardian is going away; try again when it is back".to_owned())
                 } else if in_flight.len() >= MAX_COMMANDS_IN_FLIGHT {
@@ -241,9 +413,16 @@ impl Connection {
                     None
                 };
                 if let Some(message) = refusal {
+                    self.audit(
+                        "command refused",
+                        line,
+                        action,
+                        generation,
+                        &[("result", "error"), ("why", &message)],
+                    );
                     let mut response = Response::new(action, Status::Error, message);
                     response.id = id;
-                    return self.send(socket, &Answer::Response(response)).await;
+                    return self.send(line, &Answer::Response(response)).await;
                 }
                 let (reply, answer) = oneshot::channel();
                 let message = match action {
@@ -259,26 +438,80 @@ impl Connection {
                     },
                     Action::Status | Action::Ping => Message::Status { reply },
                 };
-                if !matches!(action, Action::Status) {
-                    tracing::info!(%action, peer = %self.peer, generation, "command received");
+                if action != Action::Status {
+                    self.shared.commands(self.peer);
+                    self.audit("command received", line, action, generation, &[]);
                 }
                 // A manager that is busy for a moment holds back this connection only.
                 if self.shared.manager.send(message).await.is_err() {
                     return Err(End::Close(CLOSE_GOING_AWAY, "Going away"));
                 }
-                in_flight.push(answer.map(move |response| (action, id, response)).boxed());
+                in_flight.push(
+                    answer
+                        .map(move |response| (action, id, generation, response))
+                        .boxed(),
+                );
                 Ok(())
             }
         }
     }
 
-    async fn send(&self, socket: &mut Socket, answer: &Answer) -> Result<(), End> {
-        match timeout(
-            WRITE_TIMEOUT,
-            socket.send(WsMessage::Text(answer.to_text().into())),
-        )
-        .await
-        {
+    /// Which guardian this is. Not in the plain protocol: its frames are written down, and anybody could change them.
+    fn instance_on(&self, line: &Line) -> Option<String> {
+        matches!(line.layer, Layer::Sealed(_)).then(|| self.shared.instance.clone())
+    }
+
+    /// Who commands what, and, in `more`, what came of it.
+    fn audit(
+        &self,
+        message: &str,
+        line: &Line,
+        action: Action,
+        generation: Option<u64>,
+        more: &[(&str, &str)],
+    ) {
+        let (peer, port) = (self.peer.ip().to_string(), self.peer.port().to_string());
+        let by = line.came_by();
+        let generation = generation.map(|generation| generation.to_string());
+        let mut fields = vec![
+            ("action", action.as_str()),
+            ("peer", peer.as_str()),
+            ("port", &port),
+            ("by", &by),
+        ];
+        fields.extend(generation.as_deref().map(|generation| ("generation", generation)));
+        fields.extend(more);
+        audit(message, &fields);
+    }
+
+    async fn send(&self, line: &mut Line, answer: &Answer) -> Result<(), End> {
+        let text = answer.to_text();
+        let messages = match &mut line.layer {
+            Layer::Plain => vec![WsMessage::Text(text.into())],
+            // Nothing is said in clear to one who has chosen not to.
+            Layer::Opening => return Ok(()),
+            Layer::Sealed(channel) => match channel.seal(&text) {
+                Ok(frames) => frames
+                    .into_iter()
+                    .map(|frame| WsMessage::Binary(frame.into()))
+                    .collect(),
+                Err(error) => {
+                    tracing::error!(peer = %self.peer, %error, "cannot answer");
+                    return Err(End::Stuck);
+                }
+            },
+        };
+        self.write(line, messages).await
+    }
+
+    async fn write(&self, line: &mut Line, messages: Vec<WsMessage>) -> Result<(), End> {
+        let writing = async {
+            for message in messages {
+                line.socket.send(message).await?;
+            }
+            Ok::<_, WsError>(())
+        };
+        match timeout(WRITE_TIMEOUT, writing).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(End::Peer),
             Err(_) => {
@@ -328,6 +561,31 @@ async fn goodbye(socket: &mut Socket, code: u16, reason: &'static str) {
     while let Ok(Some(Ok(_))) = timeout_at(deadline, socket.next()).await {}
 }
 
+const PLAIN_REFUSED: &str =
+    "it speaks the plain protocol, and this guardian the second version only (--wire v2): update it";
+
+/// Subprotocols are offered as a list, in one header or in several (RFC 6455, section 11.3.4).
+fn offers_the_second_version(upgrade: &Upgrade) -> bool {
+    let offers = upgrade.headers().get_all(SEC_WEBSOCKET_PROTOCOL);
+    let mut offered = offers
+        .iter()
+        .filter_map(|offer| offer.to_str().ok())
+        .flat_map(|offer| offer.split(','));
+    offered.any(|name| name.trim() == SUBPROTOCOL)
+}
+
+fn refuse_the_plain_protocol() -> ErrorResponse {
+    let mut refusal = ErrorResponse::new(Some(format!(
+        "this guardian speaks the WebSocket subprotocol {SUBPROTOCOL} only: update the client, or start the guardian with --wire auto\n"
+    )));
+    *refusal.status_mut() = StatusCode::UPGRADE_REQUIRED;
+    // What to use instead (RFC 9110, section 15.5.22); and the connection ends here.
+    let headers = refusal.headers_mut();
+    headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
+    headers.insert("connection", HeaderValue::from_static("close"));
+    refusal
+}
+
 fn config() -> WebSocketConfig {
     WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER_BYTES)
@@ -355,6 +613,7 @@ mod tests {
     use tokio_tungstenite::client_async;
     use tokio_util::task::TaskTracker;
 
+    use super::super::keys::Keys;
     use super::super::server::accept;
     use super::*;
     use crate::protocol::{PresharedKey, Request};
@@ -367,7 +626,8 @@ mod tests {
             key: key.expose().to_owned().into(),
         };
         let (manager, messages) = mpsc::channel(1);
-        let shared = Arc::new(Shared::new(key, manager, CancellationToken::new()));
+        let keys = Arc::new(Keys::new(key.into(), Vec::new()));
+        let shared = Arc::new(Shared::new(keys, Wire::Auto, manager, CancellationToken::new()));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (_, alive) = mpsc::channel(1);

@@ -12,6 +12,7 @@
 pub mod admission;
 pub mod config;
 mod connection;
+mod keys;
 mod log_budget;
 mod manager;
 pub mod memory;

@@ -12,10 +12,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::config::{Config, ServeArgs, UnitsConfig};
+use super::keys::Keys;
 use super::manager::{Manager, Message};
 use super::server::{self, Shared};
 use crate::cli::{Failure, block_on, print};
-use crate::protocol::PresharedKey;
+use crate::protocol::Keyring;
 use crate::telemetry::{self, notify};
 use crate::units::Units;
 use crate::units::processes::Processes;
@@ -32,7 +33,7 @@ pub fn run(args: ServeArgs) -> Result<u8, Failure> {
     let mut handed = listenfd::ListenFd::from_env();
     let config = Config::read(&args)?;
     if args.check_config {
-        let key = if config.key.is_some() {
+        let key = if config.keys.is_some() {
             "the key is fine"
         } else {
             "the key file is not there yet"
@@ -46,11 +47,13 @@ pub fn run(args: ServeArgs) -> Result<u8, Failure> {
         print(&format!("the configuration is fine; {key}{folder}\n"))?;
         return Ok(0);
     }
-    let Some(key) = config.key.clone() else {
-        return Err(Failure::config(format!(
-            "no key in {}",
-            config.psk_file.display()
-        )));
+    let Some(keys) = config.keys.clone() else {
+        let files: Vec<_> = config
+            .psk_files
+            .iter()
+            .map(|file| file.display().to_string())
+            .collect();
+        return Err(Failure::config(format!("no key in {}", files.join(", "))));
     };
     telemetry::start(telemetry::stderr_is_journal());
     let mut inherited = Vec::new();
@@ -62,7 +65,7 @@ pub fn run(args: ServeArgs) -> Result<u8, Failure> {
         })?;
         inherited.extend(socket);
     }
-    block_on(serve(config, key, inherited))?
+    block_on(serve(config, keys, inherited))?
 }
 
 async fn listen(config: &Config, inherited: Vec<std::net::TcpListener>) -> Result<Vec<TcpListener>, Failure> {
@@ -119,12 +122,9 @@ async fn listen(config: &Config, inherited: Vec<std::net::TcpListener>) -> Resul
     }
 }
 
-async fn serve(
-    config: Config,
-    key: PresharedKey,
-    inherited: Vec<std::net::TcpListener>,
-) -> Result<u8, Failure> {
+async fn serve(config: Config, keys: Keyring, inherited: Vec<std::net::TcpListener>) -> Result<u8, Failure> {
     let fault = |error: std::io::Error| Failure::failed(format!("cannot listen to signals: {error}"));
+    let hangup = signal(SignalKind::hangup()).map_err(fault)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(fault)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(fault)?;
     let listeners = listen(&config, inherited).await?;
@@ -145,7 +145,14 @@ async fn serve(
         Manager::new(units.clone(), config.command_timeout, config.state_dir.clone()).run(messages),
     );
     let closing = CancellationToken::new();
-    let shared = Arc::new(Shared::new(key, to_manager.clone(), closing.clone()));
+    let keys = Arc::new(Keys::new(keys, config.psk_files.clone()));
+    let watch = tokio::spawn(Arc::clone(&keys).watch(hangup));
+    let shared = Arc::new(Shared::new(
+        keys,
+        config.wire,
+        to_manager.clone(),
+        closing.clone(),
+    ));
     let connections = TaskTracker::new();
     let mut acceptors = Vec::new();
     for listener in listeners {
@@ -177,6 +184,7 @@ async fn serve(
     notify::extend_timeout(limit * 2);
     closing.cancel();
     connections.close();
+    watch.abort();
     watchdog.abort();
     let _ = watchdog.await;
     let farewell = async {

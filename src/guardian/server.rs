@@ -1,7 +1,7 @@
 //! The listening socket, and what all connections share.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,11 +13,15 @@ use tokio_util::task::TaskTracker;
 
 use super::admission::{Admission, ConnectionId, Crowded};
 use super::connection::{Connection, ToManager, origin};
+use super::keys::Keys;
 use super::log_budget::LogBudget;
-use crate::protocol::PresharedKey;
+use crate::protocol::Wire;
 
 /// Pause after the kernel would not give us a connection (no descriptors left, no memory).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Commands of two addresses that come closer together than this are of two coordinators that work against each other, or beside.
+const BESIDE: Duration = Duration::from_secs(60);
 
 /// What strangers can make us say; each kind has a budget of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -25,7 +29,9 @@ pub(super) enum Noise {
     Handshake,
     Silent,
     WrongKey,
+    Plain,
     Crowded,
+    TwoCoordinators,
     Evicted,
     Stuck,
     Peer,
@@ -34,7 +40,10 @@ pub(super) enum Noise {
 
 /// What all connections share.
 pub(super) struct Shared {
-    pub(super) key: PresharedKey,
+    pub(super) keys: Arc<Keys>,
+    pub(super) wire: Wire,
+    /// Random, made at the start: in all answers, so that a coordinator knows one guardian from another.
+    pub(super) instance: String,
     pub(super) manager: ToManager,
     /// Cancelled when the guardian ends: what is in flight is answered, nothing new is begun.
     pub(super) closing: CancellationToken,
@@ -46,12 +55,30 @@ struct Door {
     admission: Admission,
     evictions: HashMap<ConnectionId, CancellationToken>,
     budgets: HashMap<Noise, LogBudget>,
+    commander: Option<Commander>,
+}
+
+/// Who has commanded last.
+struct Commander {
+    address: IpAddr,
+    at: Instant,
+}
+
+impl Door {
+    /// Somebody commands: who else has, a moment ago.
+    fn commands(&mut self, now: Instant, address: IpAddr) -> Option<IpAddr> {
+        let last = self.commander.replace(Commander { address, at: now })?;
+        let beside = last.address != address && now.saturating_duration_since(last.at) < BESIDE;
+        beside.then_some(last.address)
+    }
 }
 
 impl Shared {
-    pub(super) fn new(key: PresharedKey, manager: ToManager, closing: CancellationToken) -> Self {
+    pub(super) fn new(keys: Arc<Keys>, wire: Wire, manager: ToManager, closing: CancellationToken) -> Self {
         Self {
-            key,
+            keys,
+            wire,
+            instance: instance(),
             manager,
             closing,
             door: Mutex::default(),
@@ -100,6 +127,28 @@ impl Shared {
         self.door().admission.wrong_key(Instant::now(), origin(peer))
     }
 
+    /// A drain or an undrain comes: two coordinators for one host are told of.
+    pub(super) fn commands(&self, peer: SocketAddr) {
+        let now = Instant::now();
+        let mut door = self.door();
+        let Some(other) = door.commands(now, peer.ip()) else {
+            return;
+        };
+        if door
+            .budgets
+            .entry(Noise::TwoCoordinators)
+            .or_default()
+            .spend(now)
+            .is_some()
+        {
+            tracing::warn!(
+                peer = %peer.ip(),
+                %other,
+                "two coordinators command this host: the newer generation wins; one of them should not"
+            );
+        }
+    }
+
     /// One line about a stranger, if the budget of its kind allows it.
     pub(super) fn noise(&self, kind: Noise, peer: SocketAddr, why: &str) {
         let spent = self.door().budgets.entry(kind).or_default().spend(Instant::now());
@@ -138,5 +187,37 @@ pub(super) async fn accept(
             Some(reply) = alive.recv() => drop(reply.send(())),
             () = shared.closing.cancelled() => return,
         }
+    }
+}
+
+/// 64 random bits. They are no secret, and a guardian without them is one that cannot be told from others.
+fn instance() -> String {
+    let mut bytes = [0; 8];
+    if getrandom::fill(&mut bytes).is_err() {
+        return String::new();
+    }
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_coordinators_are_noticed_and_one_that_moves_is_not() {
+        let [one, other] = ["192.0.2.1", "192.0.2.2"].map(|text| text.parse::<IpAddr>().unwrap());
+        let mut door = Door::default();
+        let now = Instant::now();
+        assert_eq!(door.commands(now, one), None);
+        assert_eq!(door.commands(now, one), None);
+        assert_eq!(
+            door.commands(now + BESIDE, other),
+            None,
+            "it has moved, a while ago"
+        );
+        assert_eq!(
+            door.commands(now + BESIDE * 2 - Duration::from_secs(1), one),
+            Some(other)
+        );
     }
 }

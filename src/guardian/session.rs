@@ -5,7 +5,7 @@
 //! end it. A peer that is not authenticated learns nothing else.
 
 use crate::protocol::limits::FRAMES_BEFORE_AUTH;
-use crate::protocol::{Action, Answer, CommandId, PresharedKey, Request, RequestError};
+use crate::protocol::{Action, Answer, CommandId, Keyring, PresharedKey, Request, RequestError};
 
 /// What a peer sent, as far as this room cares.
 #[derive(Debug)]
@@ -25,8 +25,8 @@ pub enum Reaction {
     Ignore,
     /// Send this and go on.
     Reply(Answer),
-    /// The peer holds the key: count it among the peers, then send this.
-    Authenticated(Answer),
+    /// The peer holds the key of this fingerprint: count it among the peers, then send the answer.
+    Authenticated(Answer, String),
     /// The key is wrong: send this (when the address may have its answer), and close with 1008.
     WrongKey(Answer),
     /// Send this, if anything, and close with 1008 and this reason.
@@ -55,8 +55,13 @@ impl Session {
         self.authenticated
     }
 
+    /// The peer has proven the key in another way: by what it said in a channel that only a key can open.
+    pub fn prove(&mut self) {
+        self.authenticated = true;
+    }
+
     /// Decides.
-    pub fn on(&mut self, key: &PresharedKey, frame: &Frame<'_>) -> Reaction {
+    pub fn on(&mut self, keys: &Keyring, frame: &Frame<'_>) -> Reaction {
         if !self.authenticated {
             self.frames += 1;
             if self.frames > FRAMES_BEFORE_AUTH {
@@ -74,9 +79,10 @@ impl Session {
             Frame::Text(text) => text,
         };
         match Request::parse(text) {
-            Ok(Request::Auth { key: offered }) if key.matches(&offered) => {
+            Ok(Request::Auth { key: offered }) if keys.accepts(&offered) => {
                 self.authenticated = true;
-                Reaction::Authenticated(Answer::auth_ok())
+                let fingerprint = keys.find(&offered).map(PresharedKey::fingerprint);
+                Reaction::Authenticated(Answer::auth_ok(), fingerprint.unwrap_or_default())
             }
             Ok(Request::Auth { .. }) => {
                 self.authenticated = false;
@@ -111,11 +117,14 @@ mod tests {
 
     const KEY: &str = "0123456789abcdef0123456789abcdef";
 
+    fn keys() -> Keyring {
+        PresharedKey::parse(KEY, Path::new("key")).unwrap().into()
+    }
+
     fn say(session: &mut Session, text: &str) -> String {
-        let key = PresharedKey::parse(KEY, Path::new("key")).unwrap();
-        match session.on(&key, &Frame::Text(text)) {
+        match session.on(&keys(), &Frame::Text(text)) {
             Reaction::Reply(answer) => answer.to_text(),
-            Reaction::Authenticated(answer) => format!("+ {}", answer.to_text()),
+            Reaction::Authenticated(answer, _) => format!("+ {}", answer.to_text()),
             Reaction::WrongKey(answer) => format!("{} then 1008", answer.to_text()),
             Reaction::Close(Some(answer), reason) => format!("{} then 1008 {reason}", answer.to_text()),
             other => format!("{other:?}"),
@@ -211,13 +220,12 @@ mod tests {
 
     #[test]
     fn a_stranger_cannot_keep_us_busy() {
-        let key = PresharedKey::parse(KEY, Path::new("key")).unwrap();
         let mut session = Session::default();
         for _ in 0..FRAMES_BEFORE_AUTH {
-            assert!(matches!(session.on(&key, &Frame::Control), Reaction::Ignore));
+            assert!(matches!(session.on(&keys(), &Frame::Control), Reaction::Ignore));
         }
         assert!(matches!(
-            session.on(&key, &Frame::Control),
+            session.on(&keys(), &Frame::Control),
             Reaction::Close(None, _)
         ));
     }

@@ -28,6 +28,9 @@ pub const KEY_MIN_CHARS: usize = 32;
 /// Longest key, in bytes: so that `auth` always fits into [`REQUEST_MAX_BYTES`], escaped or not.
 pub const KEY_MAX_BYTES: usize = 1_024;
 
+/// Most keys that are valid at once: a rotation takes two, one that was left half done three.
+pub const KEYS_MAX: usize = 8;
+
 /// Longest `id` of a command, in bytes.
 pub const ID_MAX_BYTES: usize = 64;
 

@@ -365,6 +365,12 @@ pub struct Response {
     /// `status` only: the guardian's version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
+    /// Which guardian this is: random, made when it starts. The same from two names is one guardian, or one that stands for two.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<String>,
+    /// `status` only: the fingerprints of the keys that the guardian accepts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keys: Option<Vec<String>>,
 }
 
 impl Response {
@@ -383,6 +389,8 @@ impl Response {
             last_command: None,
             generation: None,
             version: None,
+            instance: None,
+            keys: None,
         }
     }
 

@@ -6,15 +6,17 @@
 //!
 //! There is no socket here and no clock. `docs/PROTOCOL.md` is this room in prose.
 //!
-//! A second version of the wire (the same messages inside a Noise channel) is planned. Its place is between
-//! [`message`], which it leaves alone, and the sockets of the roles.
+//! The second version of the wire ([`channel`]) is the same messages inside a Noise channel: it lies between [`message`],
+//! which it leaves alone, and the sockets of the roles.
 
+pub mod channel;
 pub mod key;
 pub mod limits;
 pub mod message;
 mod spaced;
 
-pub use key::{KeyError, PresharedKey};
+pub use channel::{Channel, ChannelError, Opening, SUBPROTOCOL, Wire};
+pub use key::{KeyError, Keyring, PresharedKey};
 pub use message::{
     Action, Answer, CommandId, LastCommand, Request, RequestError, Response, Status, UnitReport,
 };

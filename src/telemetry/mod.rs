@@ -4,7 +4,10 @@
 //! (the journal has both); on a terminal it carries them itself. `RUST_LOG` chooses what is shown
 //! (`io_guardian=debug`); without it everything from `info` on is.
 
+mod audit;
 pub mod notify;
+
+pub use audit::audit;
 
 use std::fmt;
 use std::io::IsTerminal;
@@ -20,6 +23,7 @@ use tracing_subscriber::{Layer, layer::SubscriberExt, registry, util::Subscriber
 ///
 /// A second call does nothing: the first one wins.
 pub fn start(journal: bool) {
+    let _ = audit::IS_JOURNAL.set(journal);
     // `Targets` and not `EnvFilter`: the latter brings a regular expression engine, a megabyte in every daemon.
     let chosen = std::env::var("RUST_LOG")
         .ok()

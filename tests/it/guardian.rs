@@ -129,7 +129,7 @@ fn each_mistake_is_one_message_with_its_place_and_remedy() {
         (vec![], 64, &["no key", "--psk-file", "openssl rand"][..]),
         (
             vec!["--psk-file", "absent"],
-            78,
+            1,
             &["absent", "No such file", "sops"],
         ),
         (

@@ -9,4 +9,5 @@ mod databases;
 mod demo;
 mod guardian;
 mod processes;
+mod sealed;
 mod wait;

@@ -93,7 +93,7 @@ async fn a_guardian_with_another_key() {
         &server,
         Verdict::BadKey,
         "refused the key: Invalid key",
-        "same key",
+        "key check",
     )
     .await;
     let server = Server::start(|stream, _| async move {
@@ -107,7 +107,7 @@ async fn a_guardian_with_another_key() {
         wait_for_end(&mut socket).await;
     })
     .await;
-    expect(&server, Verdict::BadKey, "Not authenticated", "same key").await;
+    expect(&server, Verdict::BadKey, "Not authenticated", "key check").await;
 }
 
 #[tokio::test]

@@ -61,7 +61,7 @@ async fn one_host_that_swallows_everything_costs_only_itself() {
     let lines: Vec<&str> = ended
         .stderr
         .lines()
-        .filter(|line| line.contains("host="))
+        .filter(|line| line.contains("host is done") || line.contains("host has failed"))
         .collect();
     assert_eq!(lines.len(), 50);
     assert!(lines[49].contains(&silent.host()), "{}", lines[49]);
