@@ -194,6 +194,7 @@ in
       # A restart drains and undrains the whole fleet: that is not for a deployment to do.
       restartIfChanged = false;
       startLimitIntervalSec = 0;
+      environment.GUARDIAN_WIRE = cfg.wire;
       serviceConfig = import ./hardening.nix // {
         Type = "oneshot";
         RemainAfterExit = true;
@@ -207,6 +208,7 @@ in
         LoadCredential = credentials;
         User = "io-coordinator";
         Group = "io-coordinator";
+        SupplementaryGroups = [ "io-guardian-psk" ];
         StateDirectory = "io-coordinator";
         TimeoutStopSec = coordinator.stopTimeout;
         # What a disk holds that does not answer cannot be killed: it is left behind, and not waited for.
@@ -214,7 +216,8 @@ in
         Restart = "on-failure";
         RestartSec = "10s";
         RestartPreventExitStatus = "64 78";
-        # It tells hosts over TCP, and asks for their addresses.
+        # It tells hosts over TCP, and asks for their addresses: each name that is looked up has a thread while it is.
+        TasksMax = 1024;
         RestrictAddressFamilies = [
           "AF_UNIX"
           "AF_INET"

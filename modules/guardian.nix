@@ -19,7 +19,7 @@ let
   checked =
     if pkgs.stdenv.buildPlatform.canExecute pkgs.stdenv.hostPlatform then
       pkgs.runCommand "io-guardian-checked.toml" { } ''
-        ${program} serve --check-config --config ${written} --psk-file /run/credentials/io-guardian.service/psk
+        ${program} serve --check-config --config ${written} --psk-file ${toString cfg.psk}
         cp ${written} $out
       ''
     else
@@ -73,6 +73,7 @@ in
       inherit (guardian) port;
       command-timeout = guardian.commandTimeout;
       target = "io-databases.target";
+      inherit (cfg) wire;
     };
 
     # The programs, for whoever looks, and their manual pages.
@@ -113,17 +114,19 @@ in
       startLimitIntervalSec = 0;
       serviceConfig = import ./hardening.nix // {
         Type = "notify";
-        ExecStart =
-          utils.escapeSystemdExecArgs [
-            program
-            "serve"
-            "--config"
-            "${checked}"
-          ]
-          + " --psk-file %d/psk";
-        LoadCredential = [ "psk:${toString cfg.psk}" ];
+        ExecStart = utils.escapeSystemdExecArgs [
+          program
+          "serve"
+          "--config"
+          "${checked}"
+          "--psk-file"
+          (toString cfg.psk)
+        ];
+        # Looks at the key files.
+        ExecReload = "${pkgs.coreutils}/bin/kill -HUP $MAINPID";
         User = "io-guardian";
         Group = "io-guardian";
+        SupplementaryGroups = [ "io-guardian-psk" ];
         StateDirectory = "io-guardian";
         # With the restart less than the 15 s for which a drain is tried again: one that hangs is another one in time.
         WatchdogSec = "10s";

@@ -3,6 +3,8 @@
   CapabilityBoundingSet = "";
   LockPersonality = true;
   MemoryDenyWriteExecute = true;
+  # Many times what any of them needs (docs/BENCHMARKS.md): one that goes wrong takes itself down, and not its host.
+  MemoryMax = "256M";
   NoNewPrivileges = true;
   PrivateDevices = true;
   PrivateTmp = true;
@@ -20,6 +22,7 @@
   RestrictNamespaces = true;
   RestrictRealtime = true;
   RestrictSUIDSGID = true;
+  TasksMax = 64;
   SystemCallArchitectures = "native";
   SystemCallFilter = [
     "@system-service"

@@ -55,6 +55,7 @@ in
       group
       sopsFile
       restartUnits
+      reloadUnits
       ;
   }) config.sops.secrets;
 }

@@ -27,7 +27,7 @@ Written by `checks/nix/options.py` from `modules/`; change them there. What they
 GROUPS = (
     ("The fleet", ("server.ioPrimaryHost", "server.network.")),
     ("What this host uses", ("server.database.postgres.", "server.database.postgres", "server.database.redis.", "server.database.redis", "server.database.redisDatabaseIds", "server.database.dependent", "server.database.host", "server.database.isPrimary", "server.database.package")),
-    ("The key", ("server.database.pskFile", "server.database.useSops", "server.database.redisPasswordSecret")),
+    ("The key", ("server.database.pskFile", "server.database.allowKeyInClear", "server.database.useSops", "server.database.redisPasswordSecret")),
     ("The wait", ("server.database.wait.",)),
     ("The guardian", ("server.database.guardian.",)),
     ("The coordinator", ("server.database.coordinator.",)),

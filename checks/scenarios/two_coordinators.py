@@ -73,3 +73,6 @@ with subtest("an undrain that comes while a drain is under way takes its place, 
     until("the undrain is answered", lambda: not under_way(app2, "superseding.service"), UNDRAIN)
     assert shown(app2, "superseding.service", "Result") == "success"
     until("all dependents run", all_run, UNDRAIN)
+
+with subtest("that there are two is told, with their addresses"):
+    app1.succeed("journalctl -b -o cat -u io-guardian.service | grep -a 'two coordinators command this host.* peer=.* other='")

@@ -48,7 +48,7 @@ in
         has = [
           "Type=notify"
           "User=io-guardian"
-          "LoadCredential=psk:/run/secrets/IO_GUARDIAN_PSK"
+          "SupplementaryGroups=io-guardian-psk"
           "Restart=always"
           "WatchdogSec=10s"
           "StateDirectory=io-guardian"
@@ -56,11 +56,15 @@ in
           "RestartPreventExitStatus=64 78"
           "CapabilityBoundingSet="
         ];
+        # A credential would be that of the unit's start: a new key would need a new guardian.
+        lacks = [ "LoadCredential=psk:/run/secrets/IO_GUARDIAN_PSK" ];
       };
       units."io-database-coordinator.service" = null;
       secrets.IO_GUARDIAN_PSK = {
-        mode = "0400";
-        restartUnits = [ "io-guardian.service" ];
+        mode = "0440";
+        group = "io-guardian-psk";
+        restartUnits = [ ];
+        reloadUnits = [ "io-guardian.service" ];
       };
       secrets."POSTGRES/MYAPP_PASSWORD".owner = "myapp";
       firewall.extraCommands = ''
@@ -84,7 +88,7 @@ in
         {
           name = "the key is neither in argv nor in the environment";
           ok =
-            lib.hasSuffix " --psk-file %d/psk" config.systemd.services.io-guardian.serviceConfig.ExecStart
+            lib.hasSuffix "\"--psk-file\" \"/run/secrets/IO_GUARDIAN_PSK\"" config.systemd.services.io-guardian.serviceConfig.ExecStart
             && !(config.systemd.services.io-guardian.environment ? GUARDIAN_PSK_FILE);
         }
         {
@@ -162,7 +166,8 @@ in
       values."server.database.host" = "localhost";
       secrets.IO_GUARDIAN_PSK = {
         restartUnits = [ ];
-        group = "io-coordinator";
+        reloadUnits = [ ];
+        group = "io-guardian-psk";
         mode = "0440";
       };
       config = config: [

@@ -240,8 +240,9 @@ in
       systemd.services.x = sleep;
     };
     expect = {
-      units."io-guardian.service".has = [ "LoadCredential=psk:/var/lib/secrets/psk" ];
+      units."io-guardian.service".has = [ "SupplementaryGroups=io-guardian-psk" ];
       values."sops.secrets" = { };
+      values."users.groups.io-guardian-psk.gid" = null;
     };
   };
 

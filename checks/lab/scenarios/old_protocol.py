@@ -85,6 +85,27 @@ app1.succeed(
     "systemctl daemon-reload",
 )
 
+with subtest("as the modules have it, neither of the old ones is spoken to, and no key is sent"):
+    code, printed = nixio.execute(f"python3 {OLD}/client ping {KEY} app1 app2 2>&1")
+    assert code == 1 and printed.count("HTTP 426") == 2, printed
+    app1.succeed("journalctl -b -u io-guardian.service | grep -a 'it speaks the plain protocol, and this guardian the second version only'")
+    old_guardian(True)
+    code, printed = nixio.execute(f"io-coordinator ping --hosts app1,app2 --wire v2 --psk-file {KEY} --fail-fast 2>&1")
+    assert code == 1 and "the key was not sent" in printed and "ping: 1 of 2 hosts ok" in printed, printed
+    assert heard(app1) == [], heard(app1)
+    old_guardian(False)
+
+with subtest("a fleet that is being updated: server.database.allowKeyInClear"):
+    for each, unit in ((nixio, COORDINATOR), (app1, "io-guardian.service"), (app2, "io-guardian.service")):
+        folder = f"{UNITS}/{unit}.d"
+        each.succeed(
+            f"mkdir -p {folder}",
+            f"printf '[Service]\\nEnvironment=GUARDIAN_WIRE=auto\\n' >{folder}/40-clear.conf",
+            "systemctl daemon-reload",
+        )
+    for each in (app1, app2):
+        each.succeed("systemctl restart io-guardian.service")
+
 with subtest("the old coordinator drains and undrains hosts with our guardian"):
     old_coordinator(True)
     # It changes hands as in an update: ours drains, the old one undrains.
@@ -135,7 +156,7 @@ with subtest("a drained host is updated: it stays drained, and the next undrain 
     stays("it rests", lambda: rest(app1), 5)
     comes_back()
     assert heard(app1)[-1] == "drain", heard(app1)
-    app1.succeed("journalctl -b -o cat -u io-guardian.service | tail -n 1 | grep -a 'command done action=undrain'")
+    app1.succeed("journalctl -b -o cat -u io-guardian.service | tail -n 1 | grep -a 'command answered action=undrain'")
 
 with subtest("no key is in a journal"):
     for each in machines:
