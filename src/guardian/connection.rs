@@ -349,11 +349,14 @@ impl Connection {
                 if matches!(line.layer, Layer::Plain) {
                     line.fingerprint = fingerprint;
                     self.promote(line).await?;
-                    tracing::warn!(
-                        peer = %self.peer,
-                        "plain protocol: the key and the commands of this peer can be read and altered on their way; \
-                         update it, and then set `--wire v2` here"
-                    );
+                    if let Some(suppressed) = self.shared.may_say(Noise::Spoken) {
+                        tracing::warn!(
+                            peer = %self.peer,
+                            suppressed,
+                            "plain protocol: the key and the commands of this peer can be read and altered on their way; \
+                             update it, and then set `--wire v2` here"
+                        );
+                    }
                 }
                 self.send(line, &answer).await
             }
@@ -413,13 +416,10 @@ impl Connection {
                     None
                 };
                 if let Some(message) = refusal {
-                    self.audit(
-                        "command refused",
-                        line,
-                        action,
-                        generation,
-                        &[("result", "error"), ("why", &message)],
-                    );
+                    if self.shared.may_say(Noise::Refused).is_some() {
+                        let more = [("result", "error"), ("why", message.as_str())];
+                        self.audit("command refused", line, action, generation, &more);
+                    }
                     let mut response = Response::new(action, Status::Error, message);
                     response.id = id;
                     return self.send(line, &Answer::Response(response)).await;

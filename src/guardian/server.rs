@@ -32,6 +32,8 @@ pub(super) enum Noise {
     Plain,
     Crowded,
     TwoCoordinators,
+    Spoken,
+    Refused,
     Evicted,
     Stuck,
     Peer,
@@ -149,10 +151,14 @@ impl Shared {
         }
     }
 
+    /// Whether one more line of this kind may be written, and how many were not since the last one.
+    pub(super) fn may_say(&self, kind: Noise) -> Option<u64> {
+        self.door().budgets.entry(kind).or_default().spend(Instant::now())
+    }
+
     /// One line about a stranger, if the budget of its kind allows it.
     pub(super) fn noise(&self, kind: Noise, peer: SocketAddr, why: &str) {
-        let spent = self.door().budgets.entry(kind).or_default().spend(Instant::now());
-        match spent {
+        match self.may_say(kind) {
             Some(0) => tracing::warn!(%peer, why, "connection refused"),
             Some(suppressed) => {
                 tracing::warn!(%peer, why, suppressed, "connection refused, like others before it")
