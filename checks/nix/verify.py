@@ -31,11 +31,11 @@ KINDS = (".service", ".target", ".timer", ".socket", ".path", ".slice")
 # written. Whoever needs more says why.
 EXPOSURE = {
     # The network for its port, the machine's users and AF_UNIX for systemd's bus.
-    "io-guardian.service": 14,
+    "io-guardian.service": 15,
     # The network for the databases, AF_UNIX for readiness.
     "wait-for-io-databases.service": 14,
     # The network for the guardians.
-    "io-database-coordinator.service": 14,
+    "io-database-coordinator.service": 15,
     # PostgreSQL's user and its socket.
     "io-databases-provision.service": 7,
 }

@@ -23,18 +23,22 @@ const FRESH: Duration = Duration::from_secs(1);
 const CONFIRM_FOR: Duration = Duration::from_secs(10);
 /// Between two attempts: one that cannot be reached boots, perhaps.
 const PAUSE: Duration = Duration::from_millis(250);
+/// With less time than this nobody is told again: on a slow link it would not suffice for an answer.
+const TOO_LATE: Duration = Duration::from_secs(2);
 
-/// Tells hosts again until all answers are fresh, or time is up. One that is not there then counts as drained, and is named; one
+/// Tells hosts whose answers are old again, until each has answered once more, or time is up. One that is not there then counts as drained, and is named; one
 /// that is, and has not been drained again, has failed.
 pub(super) async fn confirm(plan: &Plan, progress: &mut [Progress], observer: &mut dyn Observer) {
     let until = Instant::now() + CONFIRM_FOR;
     let mut faults: HashMap<usize, Fault> = HashMap::new();
+    // Once each: on links on which an answer takes longer than it stays fresh there would be no end.
+    let mut open = stale(progress, Instant::now());
     loop {
-        let stale = stale(progress, Instant::now());
-        if stale.is_empty() || Instant::now() + PAUSE >= until {
+        if open.is_empty() || Instant::now() + TOO_LATE >= until {
             break;
         }
-        for some in stale.chunks(plan.max_parallel.max(1)) {
+        let told = std::mem::take(&mut open);
+        for some in told.chunks(plan.max_parallel.max(1)) {
             let left = until.saturating_duration_since(Instant::now());
             let mut talking = tell(plan, some, left);
             while let Some(ended) = talking.join_next().await {
@@ -44,7 +48,6 @@ pub(super) async fn confirm(plan: &Plan, progress: &mut [Progress], observer: &m
                 };
                 match attempt.result {
                     Ok(response) if response.status == Status::Ok => {
-                        slot.answered = Some(Instant::now());
                         faults.remove(&index);
                     }
                     Ok(response) => {
@@ -57,7 +60,10 @@ pub(super) async fn confirm(plan: &Plan, progress: &mut [Progress], observer: &m
                         slot.report = Some(report);
                         faults.remove(&index);
                     }
-                    Err(fault) => drop(faults.insert(index, fault)),
+                    Err(fault) => {
+                        open.push(index);
+                        faults.insert(index, fault);
+                    }
                 }
             }
         }
