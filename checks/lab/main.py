@@ -53,6 +53,7 @@ IGNORED = 75
 AT_ONCE = 4
 # What is an error at any priority: a panic of whomever, and a unit of ours that fails, or that has ended and is started again.
 ALARM = r"panicked at|^(io-|wait-for-io-)\S+: (Failed with result|Scheduled restart job)"
+TARGET = Path(os.environ.get("CARGO_TARGET_DIR", CHECKS.parent / "target"))
 # Of each host's journal, when a scenario failed. All of it is in --logs.
 LINES = 80
 
@@ -290,7 +291,6 @@ def run_all(names: list[str], options: argparse.Namespace) -> int:
 
 
 def parse() -> argparse.Namespace:
-    target = Path(os.environ.get("CARGO_TARGET_DIR", "target"))
     parser = argparse.ArgumentParser(prog="checks/lab/run", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scenario", nargs="*", help="names, as --list has them, or files")
     parser.add_argument("--list", action="store_true", help="the scenarios")
@@ -298,14 +298,26 @@ def parse() -> argparse.Namespace:
     # They wait for most of the time.
     jobs = 2 * (os.cpu_count() or 1)
     parser.add_argument("--jobs", type=int, default=jobs, help="fleets at the same time (default: two for each processor)")
-    parser.add_argument("--bin-dir", default=str(target / "debug"), help="where io-guardian and io-coordinator are")
+    parser.add_argument("--bin-dir", help="where io-guardian and io-coordinator are (default: they are built)")
     parser.add_argument("--units", type=Path, default=fixtures.RENDERED, help="rendered hosts (default: checks/units)")
-    parser.add_argument("--logs", type=Path, default=target / "checks" / "lab", help="where journals and consoles go")
+    parser.add_argument("--logs", type=Path, default=TARGET / "checks" / "lab", help="where journals and consoles go")
     parser.add_argument("--deadline", type=int, default=DEADLINE, help="seconds for one scenario")
     parser.add_argument("--can", action="store_true", help="say why it cannot be done here")
     # For ourselves: this one, in this process.
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
+
+
+def build(options: argparse.Namespace) -> bool:
+    """The binaries, where nobody has named others."""
+    print("building io-guardian and io-coordinator", flush=True)
+    try:
+        done = subprocess.run(["cargo", "build", "--quiet", "--locked", "--bins"], cwd=CHECKS.parent)
+    except FileNotFoundError:
+        print("checks/lab/run: there is no cargo: install Rust (https://rustup.rs), or name binaries with --bin-dir", file=sys.stderr)
+        return False
+    options.bin_dir = str(TARGET / "debug")
+    return done.returncode == 0
 
 
 def end(_: int, __: FrameType | None) -> None:
@@ -328,10 +340,15 @@ def main() -> int:
         print(f"checks/lab/run: there is no scenario {', '.join(unknown)}: see --list", file=sys.stderr)
         return 64
     if reason := missing():
-        print(f"SKIP the lab: {reason}")
-        return 1 if options.can else 0
+        if options.can:
+            print(f"SKIP the lab: {reason}")
+        else:
+            print(f"checks/lab/run: {reason}\n`./checks/run lab` installs what can be installed, and runs this", file=sys.stderr)
+        return 1
     if options.can:
         return 0
+    if options.bin_dir is None and not build(options):
+        return 1
     signal.signal(signal.SIGTERM, end)
     options.logs = options.logs.resolve()
     try:

@@ -26,20 +26,15 @@ watch_the_stop(nixio)
 hold_the_stop(app1, "myapp.service")
 
 with subtest("a drain is under way: the application stops, PostgreSQL still runs"):
-    nixio.succeed("systemctl stop --no-block postgresql.service")
-    until("the application is stopping", lambda: state(app1, "myapp.service") == "deactivating", 30)
-    assert is_active(nixio, "postgresql.service") and sessions(nixio) == 1
+    begin_a_held_stop()
+    assert sessions(nixio) == 1
 
 with subtest("the coordinator is killed, and PostgreSQL goes on to wait"):
     pid = coordinators("drain")
     assert pid
     nixio.succeed(f"kill -KILL {pid}")
     until("another coordinator drains", lambda: coordinators("drain") not in ("", pid), 30)
-    stays(
-        "nothing is over",
-        lambda: is_active(nixio, "postgresql.service") and state(app1, "myapp.service") == "deactivating",
-        3,
-    )
+    stays("nothing is over", is_held, 3)
 
 with subtest("the application has stopped, then PostgreSQL does, with no session left"):
     let_go(app1)

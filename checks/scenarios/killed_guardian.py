@@ -10,19 +10,13 @@ watch_the_stop(nixio)
 hold_the_stop(app1, "myapp.service")
 
 with subtest("the drain is under way: the application stops, PostgreSQL still runs"):
-    nixio.succeed("systemctl stop --no-block postgresql.service")
-    until("the application is stopping", lambda: state(app1, "myapp.service") == "deactivating", 30)
-    assert is_active(nixio, "postgresql.service")
+    begin_a_held_stop()
 
 with subtest("the guardian is killed, comes back, and PostgreSQL goes on to wait"):
     pid = number(app1, "io-guardian.service", "MainPID")
     app1.succeed(f"kill -KILL {pid}")
     until("another guardian runs", lambda: number(app1, "io-guardian.service", "MainPID") not in (0, pid), 15)
-    stays(
-        "nothing is over",
-        lambda: is_active(nixio, "postgresql.service") and state(app1, "myapp.service") == "deactivating",
-        3,
-    )
+    stays("nothing is over", is_held, 3)
 
 with subtest("the application has stopped, then PostgreSQL does, with no session left"):
     let_go(app1)

@@ -18,8 +18,7 @@ hold_the_stop(app2, "worker.service")
 
 with subtest("the drain is under way on both hosts, and both lose their power"):
     begun = time.monotonic()
-    nixio.succeed("systemctl stop --no-block postgresql.service")
-    until("the application is stopping", lambda: state(app1, "myapp.service") == "deactivating", 30)
+    begin_a_held_stop()
     until("the worker is stopping", lambda: state(app2, "worker.service") == "deactivating", 30)
     app1.crash()
     app2.crash()

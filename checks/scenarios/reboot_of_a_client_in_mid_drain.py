@@ -11,9 +11,7 @@ hold_the_stop(app1, "myapp.service", HELD)
 
 with subtest("it is shut down while it drains: it goes when the application has stopped, and so does PostgreSQL"):
     begun = time.monotonic()
-    nixio.succeed("systemctl stop --no-block postgresql.service")
-    until("the application is stopping", lambda: state(app1, "myapp.service") == "deactivating", 30)
-    assert is_active(nixio, "postgresql.service")
+    begin_a_held_stop()
     app1.succeed("systemctl poweroff --no-block")
     app1.wait_for_shutdown()
     assert time.monotonic() - begun >= HELD

@@ -55,8 +55,7 @@ with subtest("a dependent that does not end holds the shutdown until it is kille
 with subtest("its power is cut in the middle of a drain: what was begun is ended"):
     hold_the_stop(app1, "myapp.service")
     nixio.wait_for_unit(COORDINATOR, timeout=60)
-    nixio.succeed("systemctl stop --no-block postgresql.service")
-    until("the application is stopping", lambda: state(app1, "myapp.service") == "deactivating", 30)
+    begin_a_held_stop()
     nixio.crash()
     stays("it goes on to stop", lambda: state(app1, "myapp.service") == "deactivating", 3)
     let_go(app1)
@@ -72,8 +71,7 @@ with subtest("it comes back, and everything runs"):
 
 with subtest("its power is cut, and it comes back while the dependent still stops: everything runs"):
     hold_the_stop(app1, "myapp.service")
-    nixio.succeed("systemctl stop --no-block postgresql.service")
-    until("the application is stopping", lambda: state(app1, "myapp.service") == "deactivating", 30)
+    begin_a_held_stop()
     nixio.crash()
     nixio.start()
     nixio.wait_for_unit("postgresql.service", timeout=BOOT)

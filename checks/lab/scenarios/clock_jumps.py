@@ -37,8 +37,7 @@ def turn(jumps: int) -> None:
     """A drain in the middle of which the clocks jump, and an undrain."""
     stops = len(sessions_at_stop(nixio))
     hold_the_stop(app1, "myapp.service")
-    nixio.succeed("systemctl stop --no-block postgresql.service")
-    until("the application is stopping", lambda: state(app1, "myapp.service") == "deactivating", 30)
+    begin_a_held_stop()
     jump(jumps)
     # Longer than anything that waits for the next second, shorter than any deadline.
     stays(
@@ -84,8 +83,7 @@ with subtest("two hours forward between two: the clock's number again"):
 with subtest("what takes too long is given up when it is time, and neither sooner nor later"):
     hold_the_stop(app1, "myapp.service", 70)
     begun = time.monotonic()
-    nixio.succeed("systemctl stop --no-block postgresql.service")
-    until("the application is stopping", lambda: state(app1, "myapp.service") == "deactivating", 30)
+    begin_a_held_stop()
     jump(HOUR)
     until("PostgreSQL is stopped", lambda: state(nixio, "postgresql.service") == "inactive", DRAIN)
     took = time.monotonic() - begun

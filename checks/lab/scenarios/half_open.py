@@ -28,8 +28,7 @@ before = descriptors()
 
 with subtest("a drain is under way on both hosts, and one of them has given commands to the other"):
     begun = time.monotonic()
-    nixio.succeed("systemctl stop --no-block postgresql.service")
-    until("myapp is stopping", lambda: state(app1, "myapp.service") == "deactivating", 30)
+    begin_a_held_stop()
     until("queue is stopping", lambda: state(app2, "queue.service") == "deactivating", 30)
     app2.succeed(
         f"for number in $(seq {GIVEN}); do systemd-run --quiet --collect io-coordinator drain --hosts app1 "

@@ -23,16 +23,7 @@ with subtest("the links do lose"):
 
 for turn in (1, 2, 3):
     with subtest(f"both hosts are drained before PostgreSQL stops, and undrained when it is back: {turn}"):
-        begun = time.monotonic()
-        nixio.succeed("systemctl stop postgresql.service", timeout=DRAIN + 30)
-        print(f"stopped after {time.monotonic() - begun:.1f} s")
-        # Not counted at the stop: the application's farewell may have been lost, and TCP still be repeating it.
-        assert rest(app1) and rest(app2)
-        drained_first(nixio, "postgresql.service")
-        begun = time.monotonic()
-        nixio.succeed("systemctl start postgresql.service")
-        until("all dependents run, as they are told to", lambda: run(app1) and run(app2) and is_active(nixio, COORDINATOR), 2 * UNDRAIN)
-        print(f"undrained after {time.monotonic() - begun:.1f} s")
+        stop_and_start(2 * UNDRAIN)
 
 with subtest("whole again, and nothing is left of it"):
     for one, other in ((nixio, app1), (nixio, app2)):

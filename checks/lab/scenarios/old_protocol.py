@@ -60,8 +60,7 @@ def stop_is_held() -> None:
     """A stop of PostgreSQL waits for the application, which takes as long as we want. No session is left when it goes."""
     count = len(sessions_at_stop(nixio))
     hold_the_stop(app1, "myapp.service")
-    nixio.succeed("systemctl stop --no-block postgresql.service")
-    until("the application is stopping", lambda: state(app1, "myapp.service") == "deactivating", 30)
+    begin_a_held_stop()
     until("the other host rests", lambda: rest(app2), 30)
     stays("PostgreSQL waits", lambda: is_active(nixio, "postgresql.service") and sessions(nixio) == 1, 3)
     let_go(app1)

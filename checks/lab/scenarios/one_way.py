@@ -28,8 +28,7 @@ with subtest("the primary does not hear a host: PostgreSQL stops in bounded time
 with subtest("the answer to a drain is lost, the link heals, and the drain is known to be done before PostgreSQL stops"):
     hold_the_stop(app1, "myapp.service")
     remember(app1, "io-databases.target", "myapp.service")
-    nixio.succeed("systemctl stop --no-block postgresql.service")
-    until("the application is stopping", lambda: state(app1, "myapp.service") == "deactivating", 30)
+    begin_a_held_stop()
     nixio.hears(app1, False)
     let_go(app1)
     until("the host rests", lambda: rest(app1), 30)

@@ -17,16 +17,7 @@ with subtest("the links are late"):
 
 for turn in range(1, TURNS + 1):
     with subtest(f"both hosts are drained before PostgreSQL stops, and undrained when it is back: {turn}"):
-        begun = time.monotonic()
-        nixio.succeed("systemctl stop postgresql.service", timeout=DRAIN + 30)
-        print(f"stopped after {time.monotonic() - begun:.1f} s")
-        # Not counted at the stop: the application's farewell may still be on its way.
-        assert rest(app1) and rest(app2)
-        drained_first(nixio, "postgresql.service")
-        begun = time.monotonic()
-        nixio.succeed("systemctl start postgresql.service")
-        until("all dependents run, as they are told to", lambda: run(app1) and run(app2) and is_active(nixio, COORDINATOR), UNDRAIN - (time.monotonic() - begun))
-        print(f"undrained after {time.monotonic() - begun:.1f} s")
+        stop_and_start(UNDRAIN)
 
 with subtest("in time again: one session is open, all run, and no host was missed"):
     nixio.slow(0)

@@ -29,8 +29,7 @@ with subtest("it goes on: what was to be remembered is, the highest last, by the
 
 with subtest("it stalls in the middle of a drain, and goes on: the drain is done"):
     hold_the_stop(app1, "myapp.service")
-    nixio.succeed("systemctl stop --no-block postgresql.service")
-    until("the application is stopping", lambda: state(app1, "myapp.service") == "deactivating", 30)
+    begin_a_held_stop()
     disk.stall()
     let_go(app1)
     until("PostgreSQL is stopped", lambda: state(nixio, "postgresql.service") == "inactive", DRAIN)

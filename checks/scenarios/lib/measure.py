@@ -181,6 +181,17 @@ def let_go(host: Host) -> None:
     host.succeed(f"touch {GO}")
 
 
+def is_held() -> bool:
+    """PostgreSQL waits for app1's application, whose stop is held."""
+    return is_active(nixio, "postgresql.service") and state(app1, "myapp.service") == "deactivating"
+
+
+def begin_a_held_stop() -> None:
+    """PostgreSQL is told to stop, and waits: see hold_the_stop."""
+    nixio.succeed("systemctl stop --no-block postgresql.service")
+    until("the application is stopping", is_held, 30)
+
+
 def coordinator_said(pattern: str) -> list[str]:
     """Lines of the coordinator's journal, of this boot, that match: a basic regular expression."""
     _, lines = nixio.execute(f"journalctl -b -o cat -u {COORDINATOR} | grep -a -- '{pattern}'")
@@ -207,6 +218,21 @@ def drained_first(host: Host, database: str) -> None:
     drained = number(host, COORDINATOR, "InactiveEnterTimestampMonotonic")
     stopping = number(host, database, "ActiveExitTimestampMonotonic")
     assert 0 < drained <= stopping, (drained, stopping)
+
+
+def stop_and_start(seconds: float) -> None:
+    """Over links that are bad: PostgreSQL stops when both hosts are drained, and they run again within so many seconds of its start."""
+    begun = time.monotonic()
+    nixio.succeed("systemctl stop postgresql.service", timeout=DRAIN + 30)
+    print(f"stopped after {time.monotonic() - begun:.1f} s")
+    # Sessions are not counted at the stop: the application's farewell may be lost or late, and TCP still be repeating it.
+    assert rest(app1) and rest(app2)
+    drained_first(nixio, "postgresql.service")
+    begun = time.monotonic()
+    nixio.succeed("systemctl start postgresql.service")
+    left = seconds - (time.monotonic() - begun)
+    until("all run, as they are told to", lambda: run(app1) and run(app2) and is_active(nixio, COORDINATOR), left)
+    print(f"undrained after {time.monotonic() - begun:.1f} s")
 
 
 def all_run() -> bool:
