@@ -68,8 +68,9 @@ in
 
   config = {
     users.groups = mkIf cfg.needsPsk { io-guardian-psk = { }; };
-    # For commands by hand: the programs' own default would send the key in clear to whoever says that he knows no better.
-    environment.variables = mkIf cfg.needsPsk { GUARDIAN_WIRE = cfg.wire; };
+    # For commands by hand, sudo's too: the programs' own default would send the key in clear to whoever says that he knows no
+    # better.
+    environment.sessionVariables = mkIf cfg.needsPsk { GUARDIAN_WIRE = cfg.wire; };
   }
   // lib.optionalAttrs sops {
     sops.secrets = mkIf (cfg.useSops && cfg.pskFile == null && cfg.needsPsk) {

@@ -69,45 +69,35 @@ pub(super) fn ourselves() -> Command {
 
 /// Takes the next generation from `path`, as [`take`] does; this process can end whatever the disk does.
 pub(super) async fn take_apart(path: &Path, now: fn() -> u64) -> Taken {
-    let without = |why: String| Taken {
+    let without = |why: &str| Taken {
         number: now(),
         fault: Some(NotOnDisk {
-            why,
+            why: format!(
+                "cannot take a generation from {}: {why}; look at the disk and at this unit's limits (MemoryMax=, TasksMax=), or give a number with --generation",
+                path.display()
+            ),
             above_the_last: false,
             is_the_disk: true,
             exit_code: EXIT_FAILED,
         }),
     };
     let mut command = ourselves();
-    command
-        .arg(SUBCOMMAND)
-        .arg("--")
-        .arg(path)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped());
-    let mut child = match command.spawn() {
+    command.arg(SUBCOMMAND).arg("--").arg(path);
+    let mut child = match command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn() {
         Ok(child) => child,
         // There is no /proc: then by ourselves.
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return take(path, now).await.into(),
-        Err(error) => return without(format!("cannot start the process that takes it: {error}")),
+        Err(error) => return without(&format!("its process cannot be started: {error}")),
     };
     let Some(out) = child.stdout.take() else {
-        return without("the process that takes it has no output".to_owned());
+        return without("its process has no output");
     };
     let mut line = String::new();
     let mut out = BufReader::new(out);
-    let read = timeout(LONGEST + GRACE, out.read_line(&mut line)).await;
-    match (read, serde_json::from_str(&line)) {
-        (Ok(Ok(_)), Ok(taken)) => taken,
-        (Ok(Ok(_)), Err(_)) => without(format!(
-            "the process that takes it from {} has died",
-            path.display()
-        )),
-        (Ok(Err(error)), _) => without(format!("cannot hear the process that takes it: {error}")),
-        (Err(_), _) => without(format!(
-            "the process that takes it from {} does not answer; look at the disk, or give a number with --generation",
-            path.display()
-        )),
+    match timeout(LONGEST + GRACE, out.read_line(&mut line)).await {
+        Err(_) => without("its process does not answer"),
+        Ok(Err(error)) => without(&format!("its process cannot be heard: {error}")),
+        Ok(Ok(_)) => serde_json::from_str(&line).unwrap_or_else(|_| without("its process has died")),
     }
 }
 

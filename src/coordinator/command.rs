@@ -5,19 +5,19 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use indicatif::{ProgressBar, ProgressStyle};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::apart::{self, Taken};
-use super::fault::{Fault, Verdict, seconds};
-use super::hosts::{Target, Targets, parse_file, parse_list};
+use super::hosts::{Targets, parse_file, parse_list};
 use super::keys;
-use super::report::{HostReport, exit_code};
-use super::run::{Observer, Outcome, Plan, run as run_plan};
+use super::report::exit_code;
+use super::run::{Outcome, Plan, run as run_plan};
 use super::supervise::supervise;
 use super::table;
+use super::watcher::Watcher;
 use crate::cli::{self, EXIT_FAILED, EXIT_USAGE, Failure, PageCommand, parse_duration};
 use crate::protocol::{Action, DEFAULT_PORT, Keyring, Wire};
 use crate::telemetry::{self, notify};
@@ -41,9 +41,9 @@ pub struct Cli {
 #[derive(Subcommand, Debug)]
 enum Command {
     /// Stop everything that depends on the databases; `ok` means that nothing of it runs any more.
-    Drain(DrainForAUnit),
+    Drain(Drain),
     /// Start it again; `ok` means that all that the target pulls in runs.
-    Undrain(Drain),
+    Undrain(Change),
     /// Ask whether the guardians are there and know the key.
     Ping(Options),
     /// Ask what the guardians guard, in which state it is, and what they were last told.
@@ -68,17 +68,18 @@ enum KeyCommand {
 }
 
 #[derive(Args, Debug)]
-struct DrainForAUnit {
+struct Drain {
     #[command(flatten)]
-    drain: Drain,
+    change: Change,
 
-    /// Do it in a process of its own, and again when that is killed: for the stop of a unit, in which systemd would go on.
+    /// Do it in a process of its own, and again when that is killed: for the stop of a unit, in which systemd would go on. It
+    /// needs a generation.
     #[arg(long)]
     supervised: bool,
 }
 
 #[derive(Args, Debug)]
-struct Drain {
+struct Change {
     #[command(flatten)]
     options: Options,
 
@@ -167,15 +168,26 @@ pub fn run(cli: Cli) -> Result<u8, Failure> {
                 .map(|()| 0)
                 .map_err(|error| Failure::failed(error.to_string()));
         }
-        Command::Drain(DrainForAUnit { supervised: true, .. }) => {
-            telemetry::start(telemetry::stderr_is_journal());
-            return cli::block_on(supervise())?;
+        Command::Drain(drain) => {
+            if drain.supervised {
+                let change = &drain.change;
+                if change.generation.is_none() && change.generation_file.is_none() {
+                    return Err(Failure::usage(
+                        "--supervised needs --generation-file FILE or --generation N: a drain that is begun again might otherwise override a newer command",
+                    ));
+                }
+                telemetry::start(telemetry::stderr_is_journal());
+                if let Some(code) = cli::block_on(supervise())? {
+                    return Ok(code);
+                }
+            }
+            let change = drain.change;
+            (
+                Action::Drain,
+                change.options,
+                Generation::of(change.generation, change.generation_file),
+            )
         }
-        Command::Drain(DrainForAUnit { drain: d, .. }) => (
-            Action::Drain,
-            d.options,
-            Generation::of(d.generation, d.generation_file),
-        ),
         Command::Undrain(d) => (
             Action::Undrain,
             d.options,
@@ -186,12 +198,12 @@ pub fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Key(KeyCommand::New) => return cli::print(&format!("{}\n", keys::new_key()?)).map(|()| 0),
         Command::Key(KeyCommand::Check(options)) => return check_keys(&options),
     };
-    let (plan, _) = plan(action, &options)?;
+    let (plan, _) = plan(action, &options, Wire::default())?;
     cli::block_on(execute(plan, generation, options.fail_fast, options.output))?
 }
 
-/// What `options` ask for, and all keys that they name.
-fn plan(action: Action, options: &Options) -> Result<(Plan, Keyring), Failure> {
+/// What `options` ask for, over `wire` where they do not say, and all keys that they name.
+fn plan(action: Action, options: &Options, wire: Wire) -> Result<(Plan, Keyring), Failure> {
     let targets = targets(options)?;
     let keys = read_keys(&options.psk_file)?;
     telemetry::start(telemetry::stderr_is_journal());
@@ -203,7 +215,7 @@ fn plan(action: Action, options: &Options) -> Result<(Plan, Keyring), Failure> {
         max_parallel: parallel(options.max_parallel, targets.targets.len(), descriptors()),
         targets: targets.targets,
         key: keys.first().clone(),
-        wire: options.wire.unwrap_or_default(),
+        wire: options.wire.unwrap_or(wire),
         timeout: options.timeout,
         connect_timeout: options.connect_timeout,
         retry_for: options.retry_for,
@@ -213,16 +225,11 @@ fn plan(action: Action, options: &Options) -> Result<(Plan, Keyring), Failure> {
 }
 
 fn check_keys(options: &Options) -> Result<u8, Failure> {
-    let (mut plan, ring) = plan(Action::Status, options)?;
-    plan.wire = options.wire.unwrap_or(Wire::V2);
+    let (plan, ring) = plan(Action::Status, options, Wire::V2)?;
     let found = cli::block_on(keys::check(plan, &ring))?;
     match options.output {
         Output::Text => cli::print(&keys::render(&found))?,
-        Output::Json => {
-            let text = serde_json::to_string(&found)
-                .map_err(|error| Failure::failed(format!("cannot write the report as JSON: {error}")))?;
-            cli::print(&format!("{text}\n"))?;
-        }
+        Output::Json => print_json(&found)?,
     }
     Ok(if found.all_know_the_spoken_one() {
         0
@@ -418,115 +425,14 @@ fn print(outcome: &Outcome, output: Output) -> Result<(), Failure> {
             let colors = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
             cli::print(&table::render(&outcome.report, colors))
         }
-        Output::Json => {
-            let mut text = serde_json::to_string(&outcome.report)
-                .map_err(|error| Failure::failed(format!("cannot write the report as JSON: {error}")))?;
-            text.push('\n');
-            cli::print(&text)
-        }
+        Output::Json => print_json(&outcome.report),
     }
 }
 
-/// A progress bar on a terminal, a line for each host elsewhere.
-struct Watcher {
-    is_terminal: bool,
-    bar: ProgressBar,
-    failed: u64,
-}
-
-impl Watcher {
-    fn new(plan: &Plan) -> Self {
-        let is_terminal = std::io::stderr().is_terminal();
-        let bar = if is_terminal {
-            let bar = ProgressBar::new(plan.targets.len() as u64).with_prefix(plan.action.as_str());
-            let style = ProgressStyle::with_template(
-                "{spinner} {prefix} {bar:30} {pos} of {len} hosts, {elapsed} {msg}",
-            );
-            if let Ok(style) = style {
-                bar.set_style(style);
-            }
-            bar.enable_steady_tick(Duration::from_millis(100));
-            bar
-        } else {
-            ProgressBar::hidden()
-        };
-        Self {
-            is_terminal,
-            bar,
-            failed: 0,
-        }
-    }
-
-    fn end(&self) {
-        self.bar.finish_and_clear();
-    }
-}
-
-impl Observer for Watcher {
-    fn finished(&mut self, report: &HostReport) {
-        if self.is_terminal {
-            if report.result != Verdict::Ok {
-                self.failed += 1;
-                self.bar.set_message(format!("({} failed)", self.failed));
-            }
-            self.bar.inc(1);
-            return;
-        }
-        log(report);
-    }
-
-    fn changed(&mut self, report: &HostReport) {
-        if self.is_terminal {
-            self.failed += 1;
-            self.bar.set_message(format!("({} failed)", self.failed));
-        } else {
-            log(report);
-        }
-    }
-
-    fn retrying(&mut self, target: &Target, attempts: u32, fault: &Fault, delay: Duration) {
-        if self.is_terminal {
-            self.bar
-                .set_message(format!("({}: {fault}; again in {})", target.name, seconds(delay)));
-        } else if attempts == 1 {
-            let result = fault.verdict();
-            tracing::warn!(host = %target.name, %result, error = %fault, "host is not up yet, trying again");
-        } else {
-            tracing::debug!(host = %target.name, attempts, error = %fault, "still not up, trying again");
-        }
-    }
-
-    fn out_of_sight(&mut self, target: &Target, fault: &Fault) {
-        tracing::warn!(
-            host = %target.name,
-            error = %fault,
-            "host was drained, and has gone since: if it boots before the databases stop, what depends on them may run there"
-        );
-    }
-}
-
-/// One line for a host that has its result.
-fn log(report: &HostReport) {
-    let (host, result, elapsed_ms) = (&report.host, report.result, report.elapsed_ms);
-    match &report.remedy {
-        None => tracing::info!(
-            %host,
-            %result,
-            units = table::count_units(report),
-            elapsed_ms,
-            "host is done"
-        ),
-        Some(remedy) => tracing::error!(
-            %host,
-            %result,
-            units = table::count_units(report),
-            elapsed_ms,
-            attempts = report.attempts,
-            error = report.message,
-            remedy = &**remedy,
-            "host has failed"
-        ),
-    }
+fn print_json(document: &impl Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string(document)
+        .map_err(|error| Failure::failed(format!("cannot write the report as JSON: {error}")))?;
+    cli::print(&format!("{text}\n"))
 }
 
 #[cfg(test)]

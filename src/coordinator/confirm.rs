@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use super::dial::{Attempt, Line, Words};
-use super::fault::{Fault, Verdict};
+use super::fault::{Fault, Phase, Verdict};
 use super::report::HostReport;
 use super::run::{DIALLING, Observer, Plan, Progress, in_turn, milliseconds};
 use crate::protocol::Status;
@@ -26,8 +26,8 @@ const PAUSE: Duration = Duration::from_millis(250);
 /// With less time than this nobody is told again: on a slow link it would not suffice for an answer.
 const TOO_LATE: Duration = Duration::from_secs(2);
 
-/// Tells hosts whose answers are old again, until each has answered once more, or time is up. One that is not there then counts as drained, and is named; one
-/// that is, and has not been drained again, has failed.
+/// Tells hosts whose answers are old again, until each has answered once more, or time is up. One that is not there then
+/// counts as drained, and is named; one that is, and has not been drained again, has failed.
 pub(super) async fn confirm(plan: &Plan, progress: &mut [Progress], observer: &mut dyn Observer) {
     let until = Instant::now() + CONFIRM_FOR;
     let mut faults: HashMap<usize, Fault> = HashMap::new();
@@ -40,6 +40,14 @@ pub(super) async fn confirm(plan: &Plan, progress: &mut [Progress], observer: &m
         let told = std::mem::take(&mut open);
         for some in told.chunks(plan.max_parallel.max(1)) {
             let left = until.saturating_duration_since(Instant::now());
+            if left < TOO_LATE {
+                let late = || Fault::TimedOut {
+                    phase: Phase::Answer(plan.action),
+                    after: CONFIRM_FOR,
+                };
+                faults.extend(some.iter().map(|index| (*index, late())));
+                continue;
+            }
             let mut talking = tell(plan, some, left);
             while let Some(ended) = talking.join_next().await {
                 let Ok((index, attempt)) = ended else { continue };
@@ -48,6 +56,10 @@ pub(super) async fn confirm(plan: &Plan, progress: &mut [Progress], observer: &m
                 };
                 match attempt.result {
                     Ok(response) if response.status == Status::Ok => {
+                        // Whoever answers now is the one who counts (`run::tell_apart`).
+                        if let Some(report) = &mut slot.report {
+                            report.instance = response.instance.map(Into::into);
+                        }
                         faults.remove(&index);
                     }
                     Ok(response) => {
@@ -61,13 +73,15 @@ pub(super) async fn confirm(plan: &Plan, progress: &mut [Progress], observer: &m
                         faults.remove(&index);
                     }
                     Err(fault) => {
-                        open.push(index);
+                        if fault.is_worth_retrying(true) {
+                            open.push(index);
+                        }
                         faults.insert(index, fault);
                     }
                 }
             }
         }
-        if !faults.is_empty() {
+        if !open.is_empty() {
             sleep(PAUSE).await;
         }
     }

@@ -79,9 +79,8 @@ impl Words {
             .to_text(),
             Wire::V2 => String::new(),
         };
-        let auth = auth.into();
         Self {
-            auth,
+            auth: auth.into(),
             command: command.to_text().into(),
             key: key.clone(),
             wire: plan.wire,

@@ -314,12 +314,13 @@ impl Fault {
         }
     }
 
-    /// Whether it says of the host only that it is not there.
+    /// Whether nothing of the host is to be seen. Not where its kernel answers, by refusing or by accepting a connection that
+    /// nobody serves: then what runs on it may run.
     pub(super) const fn is_out_of_sight(&self) -> bool {
         match self {
-            Self::Lookup { .. } | Self::Refused { .. } | Self::Unreachable { .. } => true,
+            Self::Lookup { .. } | Self::Unreachable { .. } => true,
             Self::TimedOut { phase, .. } | Self::Lost { phase, .. } => {
-                matches!(phase, Phase::LookingUp | Phase::Connecting | Phase::Handshake)
+                matches!(phase, Phase::LookingUp | Phase::Connecting)
             }
             _ => false,
         }
@@ -383,6 +384,20 @@ mod tests {
             phase,
             after: Duration::from_secs(60),
         }
+    }
+
+    #[test]
+    fn a_host_whose_kernel_answers_is_not_out_of_sight() {
+        for phase in [Phase::LookingUp, Phase::Connecting] {
+            assert!(timed_out(phase).is_out_of_sight(), "{phase}");
+        }
+        for phase in [Phase::Handshake, Phase::Authenticating, SENT] {
+            assert!(!timed_out(phase).is_out_of_sight(), "{phase}");
+        }
+        let refused = Fault::Refused {
+            addresses: "192.0.2.1:9876".into(),
+        };
+        assert!(!refused.is_out_of_sight());
     }
 
     #[test]

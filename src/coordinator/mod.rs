@@ -12,7 +12,8 @@
 //!
 //! A run is one-shot, so there is no state machine here. What decides is pure: [`fault`] (which word, what to do,
 //! whether to try again), [`schedule`], [`hosts`], [`generation::next`], [`report`], [`table`]. What touches the world is
-//! `dial` (one connection), [`run()`] (all of them) and [`command`] (arguments, printing, signals).
+//! `dial` and `upgrade` (one connection), [`run()`] and `confirm` (all of them), `apart` and `supervise` (processes of our own), and
+//! [`command`] and `watcher` (arguments, signals, printing).
 
 mod apart;
 pub mod command;
@@ -29,6 +30,7 @@ pub mod schedule;
 mod supervise;
 pub mod table;
 mod upgrade;
+mod watcher;
 
 pub use fault::{Fault, Phase, Verdict};
 pub use hosts::Target;

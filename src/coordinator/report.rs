@@ -172,7 +172,7 @@ impl HostReport {
             last_command: response.last_command.map(Box::new),
             last_generation: response.generation,
             guardian_version: response.version.map(Into::into),
-            instance: response.instance.filter(|text| !text.is_empty()).map(Into::into),
+            instance: response.instance.map(Into::into),
             keys: response.keys,
             ..base
         }

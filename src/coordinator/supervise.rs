@@ -3,6 +3,7 @@
 //! For the stop of a unit. systemd takes a command of a stop that was killed (by hand, by the kernel for its memory) for the end of
 //! the stop, and goes on to stop the databases. Whatever else the drain ends with is its last word.
 
+use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::time::Duration;
@@ -14,27 +15,36 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::sleep;
 
 use super::apart;
-use crate::cli::{EXIT_FAILED, Failure};
+use crate::cli::EXIT_FAILED;
 
 /// The flag, which the other process is not given.
-pub(super) const FLAG: &str = "--supervised";
+const FLAG: &str = "--supervised";
 /// Before it is begun again: one that is killed each time must not keep the host busy.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Runs this program again with its own arguments, but for the flag, until it has ended by itself.
+/// Runs this program again with its own arguments, but for the flag, until it has ended by itself. Nothing when there is no
+/// process to be had: a drain that nobody looks after is better than none.
 ///
 /// SIGTERM and SIGINT are passed on; after one of them nothing is begun again.
-pub(super) async fn supervise() -> Result<u8, Failure> {
-    let fault = |error: std::io::Error| Failure::failed(format!("cannot watch for signals: {error}"));
-    let mut terminate = signal(SignalKind::terminate()).map_err(fault)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(fault)?;
+pub(super) async fn supervise() -> Option<u8> {
+    match supervised().await {
+        Ok(code) => Some(code),
+        Err(error) => {
+            tracing::warn!(%error, "cannot drain in a process of its own: draining without");
+            None
+        }
+    }
+}
+
+async fn supervised() -> io::Result<u8> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
     let mut told = false;
     loop {
         let mut command = apart::ourselves();
         command.args(std::env::args_os().skip(1).filter(|argument| argument != FLAG));
-        let mut child = command.spawn().map_err(|error| {
-            Failure::failed(format!("cannot start the drain in a process of its own: {error}"))
-        })?;
+        // Of a group of its own: Ctrl-C is passed on, and does not come twice.
+        let mut child = command.process_group(0).spawn()?;
         let ended = loop {
             tokio::select! {
                 ended = child.wait() => break ended,
@@ -43,7 +53,7 @@ pub(super) async fn supervise() -> Result<u8, Failure> {
             }
             told = true;
         };
-        let ended = ended.map_err(|error| Failure::failed(format!("cannot wait for the drain: {error}")))?;
+        let ended = ended?;
         match last_word(ended, told) {
             Some(code) => return Ok(code),
             None => {

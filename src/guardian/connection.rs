@@ -10,64 +10,27 @@ use futures_util::{FutureExt, SinkExt, StreamExt};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
-use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::error::{CapacityError, ProtocolError};
-use tokio_tungstenite::tungstenite::handshake::server::{
-    ErrorResponse, Request as Upgrade, Response as Upgraded,
-};
-use tokio_tungstenite::tungstenite::http::{HeaderValue, StatusCode, header::SEC_WEBSOCKET_PROTOCOL};
+use tokio_tungstenite::tungstenite::protocol::Message as WsMessage;
 use tokio_tungstenite::tungstenite::protocol::frame::CloseFrame;
-use tokio_tungstenite::tungstenite::protocol::{Message as WsMessage, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error as WsError, Utf8Bytes};
 use tokio_util::sync::CancellationToken;
 
 use super::admission::{ConnectionId, Origin};
+use super::line::{Layer, Line, PLAIN_REFUSED, Socket};
 use super::manager::Message;
 use super::operations::Direction;
 use super::server::{Noise, Shared};
 use super::session::{Frame, Reaction, Session};
 use crate::protocol::limits::{
-    AUTH_TIMEOUT, HANDSHAKE_TIMEOUT, KEEPALIVE_INTERVAL, MAX_COMMANDS_IN_FLIGHT, READ_BUFFER_BYTES,
-    REQUEST_MAX_BYTES, WRITE_TIMEOUT,
+    AUTH_TIMEOUT, HANDSHAKE_TIMEOUT, KEEPALIVE_INTERVAL, MAX_COMMANDS_IN_FLIGHT, REQUEST_MAX_BYTES,
+    WRITE_TIMEOUT,
 };
 use crate::protocol::{
     Action, Answer, CLOSE_GOING_AWAY, CLOSE_NORMAL, CLOSE_NOT_TEXT, CLOSE_POLICY, CLOSE_PROTOCOL,
-    CLOSE_TOO_BIG, CLOSE_TRY_LATER, Channel, ChannelError, CommandId, Response, SUBPROTOCOL, Status, Wire,
-    channel,
+    CLOSE_TOO_BIG, CLOSE_TRY_LATER, ChannelError, CommandId, Response, Status, channel,
 };
 use crate::telemetry::audit;
-
-type Socket = WebSocketStream<TcpStream>;
-
-/// What lies between the socket and the messages.
-enum Layer {
-    /// Nothing: the plain protocol.
-    Plain,
-    /// The second version was chosen; its handshake has not come yet.
-    Opening,
-    /// The second version. Whether the peer has proven the key, the session knows.
-    Sealed(Channel),
-}
-
-/// One conversation's socket.
-struct Line {
-    socket: Socket,
-    layer: Layer,
-    /// Of the key that the peer has shown.
-    fingerprint: String,
-}
-
-impl Line {
-    /// By which version of the wire, and with which key, a command came: for the audit.
-    fn came_by(&self) -> String {
-        let version = if matches!(self.layer, Layer::Plain) {
-            "plain"
-        } else {
-            "v2"
-        };
-        format!("{version}:{}", self.fingerprint)
-    }
-}
 
 /// How long a peer may take to say goodbye back.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -111,7 +74,7 @@ impl Connection {
         let began = Instant::now();
         if stream.set_nodelay(true).is_ok() {
             tokio::select! {
-                line = timeout(HANDSHAKE_TIMEOUT, self.shake_hands(stream)) => match line {
+                line = timeout(HANDSHAKE_TIMEOUT, Line::accept(stream, self.shared.wire)) => match line {
                     Ok(Ok(line)) => self.talk(line, began).await,
                     Ok(Err(WsError::Http(_))) => self.shared.noise(Noise::Plain, self.peer, PLAIN_REFUSED),
                     Ok(Err(error)) => self.shared.noise(Noise::Handshake, self.peer, &error.to_string()),
@@ -122,30 +85,6 @@ impl Connection {
             }
         }
         self.shared.release(self.id);
-    }
-
-    /// The WebSocket handshake, in which the version of the wire is chosen.
-    async fn shake_hands(&self, stream: TcpStream) -> Result<Line, WsError> {
-        let wire = self.shared.wire;
-        let mut layer = Layer::Plain;
-        #[expect(clippy::result_large_err, reason = "the error is tungstenite's")]
-        let choose = |upgrade: &Upgrade, mut upgraded: Upgraded| {
-            if offers_the_second_version(upgrade) {
-                layer = Layer::Opening;
-                let chosen = HeaderValue::from_static(SUBPROTOCOL);
-                upgraded.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, chosen);
-            } else if wire == Wire::V2 {
-                // Before it has sent its key in clear.
-                return Err(refuse_the_plain_protocol());
-            }
-            Ok(upgraded)
-        };
-        let socket = tokio_tungstenite::accept_hdr_async_with_config(stream, choose, Some(config())).await?;
-        Ok(Line {
-            socket,
-            layer,
-            fingerprint: String::new(),
-        })
     }
 
     async fn talk(&self, mut line: Line, began: Instant) {
@@ -394,19 +333,13 @@ impl Connection {
                 generation,
             } => {
                 debug_assert!(session.is_authenticated());
-                if !self.shared.keys.now().knows(&line.fingerprint) {
-                    self.shared
-                        .noise(Noise::WrongKey, self.peer, "its key is no longer accepted");
-                    let mut response = Response::new(
-                        action,
-                        Status::Error,
-                        "the key of this connection is no longer accepted",
-                    );
-                    response.id = id;
-                    self.send(line, &Answer::Response(response)).await?;
-                    return Err(End::Close(CLOSE_POLICY, "Authentication failed"));
-                }
-                let refusal = if self.shared.closing.is_cancelled() {
+                let revoked = !self.shared.keys.now().knows(&line.fingerprint);
+                let refusal = if revoked {
+                    Some(
+                        "the key of this connection is no longer accepted; connect again with one that is"
+                            .to_owned(),
+                    )
+                } else if self.shared.closing.is_cancelled() {
                     Some("the guardian is going away; try again when it is back".to_owned())
                 } else if in_flight.len() >= MAX_COMMANDS_IN_FLIGHT {
                     Some(format!(
@@ -422,7 +355,12 @@ impl Connection {
                     }
                     let mut response = Response::new(action, Status::Error, message);
                     response.id = id;
-                    return self.send(line, &Answer::Response(response)).await;
+                    self.send(line, &Answer::Response(response)).await?;
+                    return if revoked {
+                        Err(End::Close(CLOSE_POLICY, "Authentication failed"))
+                    } else {
+                        Ok(())
+                    };
                 }
                 let (reply, answer) = oneshot::channel();
                 let message = match action {
@@ -458,7 +396,10 @@ impl Connection {
 
     /// Which guardian this is. Not in the plain protocol: its frames are written down, and anybody could change them.
     fn instance_on(&self, line: &Line) -> Option<String> {
-        matches!(line.layer, Layer::Sealed(_)).then(|| self.shared.instance.clone())
+        match line.layer {
+            Layer::Sealed(_) => self.shared.instance.clone(),
+            _ => None,
+        }
     }
 
     /// Who commands what, and, in `more`, what came of it.
@@ -485,22 +426,10 @@ impl Connection {
     }
 
     async fn send(&self, line: &mut Line, answer: &Answer) -> Result<(), End> {
-        let text = answer.to_text();
-        let messages = match &mut line.layer {
-            Layer::Plain => vec![WsMessage::Text(text.into())],
-            // Nothing is said in clear to one who has chosen not to.
-            Layer::Opening => return Ok(()),
-            Layer::Sealed(channel) => match channel.seal(&text) {
-                Ok(frames) => frames
-                    .into_iter()
-                    .map(|frame| WsMessage::Binary(frame.into()))
-                    .collect(),
-                Err(error) => {
-                    tracing::error!(peer = %self.peer, %error, "cannot answer");
-                    return Err(End::Stuck);
-                }
-            },
-        };
+        let messages = line.write(answer).map_err(|error| {
+            tracing::error!(peer = %self.peer, %error, "cannot answer: its connection is closed");
+            End::Stuck
+        })?;
         self.write(line, messages).await
     }
 
@@ -561,40 +490,6 @@ async fn goodbye(socket: &mut Socket, code: u16, reason: &'static str) {
     while let Ok(Some(Ok(_))) = timeout_at(deadline, socket.next()).await {}
 }
 
-const PLAIN_REFUSED: &str =
-    "it speaks the plain protocol, and this guardian the second version only (--wire v2): update it";
-
-/// Subprotocols are offered as a list, in one header or in several (RFC 6455, section 11.3.4).
-fn offers_the_second_version(upgrade: &Upgrade) -> bool {
-    let offers = upgrade.headers().get_all(SEC_WEBSOCKET_PROTOCOL);
-    let mut offered = offers
-        .iter()
-        .filter_map(|offer| offer.to_str().ok())
-        .flat_map(|offer| offer.split(','));
-    offered.any(|name| name.trim() == SUBPROTOCOL)
-}
-
-fn refuse_the_plain_protocol() -> ErrorResponse {
-    let mut refusal = ErrorResponse::new(Some(format!(
-        "this guardian speaks the WebSocket subprotocol {SUBPROTOCOL} only: update the client, or start the guardian with --wire auto\n"
-    )));
-    *refusal.status_mut() = StatusCode::UPGRADE_REQUIRED;
-    // What to use instead (RFC 9110, section 15.5.22); and the connection ends here.
-    let headers = refusal.headers_mut();
-    headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
-    headers.insert("connection", HeaderValue::from_static("close"));
-    refusal
-}
-
-fn config() -> WebSocketConfig {
-    WebSocketConfig::default()
-        .read_buffer_size(READ_BUFFER_BYTES)
-        .write_buffer_size(0)
-        .max_write_buffer_size(2 * crate::protocol::limits::ANSWER_MAX_BYTES)
-        .max_message_size(Some(REQUEST_MAX_BYTES))
-        .max_frame_size(Some(REQUEST_MAX_BYTES))
-}
-
 /// Where the manager listens.
 pub(super) type ToManager = mpsc::Sender<Message>;
 
@@ -616,7 +511,7 @@ mod tests {
     use super::super::keys::Keys;
     use super::super::server::accept;
     use super::*;
-    use crate::protocol::{PresharedKey, Request};
+    use crate::protocol::{PresharedKey, Request, Wire};
 
     /// An authenticated peer of a guardian whose manager is the test, from then on with a clock that jumps to the next
     /// deadline whenever all wait.

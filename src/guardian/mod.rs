@@ -13,6 +13,7 @@ pub mod admission;
 pub mod config;
 mod connection;
 mod keys;
+mod line;
 mod log_budget;
 mod manager;
 pub mod memory;

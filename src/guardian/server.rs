@@ -15,7 +15,7 @@ use super::admission::{Admission, ConnectionId, Crowded};
 use super::connection::{Connection, ToManager, origin};
 use super::keys::Keys;
 use super::log_budget::LogBudget;
-use crate::protocol::Wire;
+use crate::protocol::{Wire, hex};
 
 /// Pause after the kernel would not give us a connection (no descriptors left, no memory).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -23,7 +23,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Commands of two addresses that come closer together than this are of two coordinators that work against each other, or beside.
 const BESIDE: Duration = Duration::from_secs(60);
 
-/// What strangers can make us say; each kind has a budget of its own.
+/// What others can make us say; each kind has a budget of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Noise {
     Handshake,
@@ -45,7 +45,7 @@ pub(super) struct Shared {
     pub(super) keys: Arc<Keys>,
     pub(super) wire: Wire,
     /// Random, made at the start: in all answers, so that a coordinator knows one guardian from another.
-    pub(super) instance: String,
+    pub(super) instance: Option<String>,
     pub(super) manager: ToManager,
     /// Cancelled when the guardian ends: what is in flight is answered, nothing new is begun.
     pub(super) closing: CancellationToken,
@@ -131,22 +131,15 @@ impl Shared {
 
     /// A drain or an undrain comes: two coordinators for one host are told of.
     pub(super) fn commands(&self, peer: SocketAddr) {
-        let now = Instant::now();
-        let mut door = self.door();
-        let Some(other) = door.commands(now, peer.ip()) else {
-            return;
-        };
-        if door
-            .budgets
-            .entry(Noise::TwoCoordinators)
-            .or_default()
-            .spend(now)
-            .is_some()
+        let beside = self.door().commands(Instant::now(), peer.ip());
+        if let Some(other) = beside
+            && let Some(suppressed) = self.may_say(Noise::TwoCoordinators)
         {
             tracing::warn!(
                 peer = %peer.ip(),
                 %other,
-                "two coordinators command this host: the newer generation wins; one of them should not"
+                suppressed,
+                "two coordinators command this host: the newer generation wins, and without generations the last one; end one of them"
             );
         }
     }
@@ -197,12 +190,10 @@ pub(super) async fn accept(
 }
 
 /// 64 random bits. They are no secret, and a guardian without them is one that cannot be told from others.
-fn instance() -> String {
+fn instance() -> Option<String> {
     let mut bytes = [0; 8];
-    if getrandom::fill(&mut bytes).is_err() {
-        return String::new();
-    }
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    getrandom::fill(&mut bytes).ok()?;
+    Some(hex(&bytes))
 }
 
 #[cfg(test)]

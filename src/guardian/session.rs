@@ -5,7 +5,7 @@
 //! end it. A peer that is not authenticated learns nothing else.
 
 use crate::protocol::limits::FRAMES_BEFORE_AUTH;
-use crate::protocol::{Action, Answer, CommandId, Keyring, PresharedKey, Request, RequestError};
+use crate::protocol::{Action, Answer, CommandId, Keyring, Request, RequestError};
 
 /// What a peer sent, as far as this room cares.
 #[derive(Debug)]
@@ -79,14 +79,13 @@ impl Session {
             Frame::Text(text) => text,
         };
         match Request::parse(text) {
-            Ok(Request::Auth { key: offered }) if keys.accepts(&offered) => {
-                self.authenticated = true;
-                let fingerprint = keys.find(&offered).map(PresharedKey::fingerprint);
-                Reaction::Authenticated(Answer::auth_ok(), fingerprint.unwrap_or_default())
-            }
-            Ok(Request::Auth { .. }) => {
-                self.authenticated = false;
-                Reaction::WrongKey(Answer::auth_error())
+            Ok(Request::Auth { key: offered }) => {
+                let key = keys.find(&offered);
+                self.authenticated = key.is_some();
+                match key {
+                    Some(key) => Reaction::Authenticated(Answer::auth_ok(), key.fingerprint()),
+                    None => Reaction::WrongKey(Answer::auth_error()),
+                }
             }
             // The first implementation answers this one before it asks for the key, and so do we: it tells a
             // stranger only that it sent no JSON.
@@ -113,6 +112,7 @@ fn not_authenticated() -> Reaction {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::PresharedKey;
     use std::path::Path;
 
     const KEY: &str = "0123456789abcdef0123456789abcdef";

@@ -97,7 +97,7 @@ impl PresharedKey {
     /// nothing; of one that is a sentence it tells a guess from another. It is in journals and in the answers to peers.
     pub fn fingerprint(&self) -> String {
         let hash = self.hash(b"io-guardian fingerprint");
-        hash.iter().take(4).map(|byte| format!("{byte:02x}")).collect()
+        hex(&hash[..4])
     }
 
     /// 32 bytes that stand for the key in one use of it: BLAKE2s-256 of the use, a zero byte, and the key.
@@ -177,17 +177,11 @@ impl Keyring {
         std::iter::once(&self.first).chain(&self.others)
     }
 
-    /// Whether `offered` is one of them. The time that it takes does not tell which.
-    pub fn accepts(&self, offered: &str) -> bool {
-        let none = Choice::from(0);
-        self.iter()
-            .fold(none, |found, key| found | key.matches(offered))
-            .into()
-    }
-
-    /// The one that `offered` is. That it takes longer for the last than for the first tells a peer that has a key which it has.
+    /// The one that `offered` is. All are looked at, so that the time does not tell which it is.
     pub fn find(&self, offered: &str) -> Option<&PresharedKey> {
-        self.iter().find(|key| key.matches(offered).into())
+        let looked_at: Vec<_> = self.iter().map(|key| (key, key.matches(offered))).collect();
+        let found = looked_at.into_iter().find(|(_, matches)| (*matches).into());
+        found.map(|(key, _)| key)
     }
 
     /// Whether the key with this fingerprint is one of them.
@@ -199,6 +193,11 @@ impl Keyring {
     pub fn fingerprints(&self) -> Vec<String> {
         self.iter().map(PresharedKey::fingerprint).collect()
     }
+}
+
+/// `bytes` in hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 impl From<PresharedKey> for Keyring {
@@ -270,10 +269,10 @@ mod tests {
     #[test]
     fn a_key_matches_itself_trimmed_and_nothing_else() {
         let keys = Keyring::from(parse(&format!("\t{}\r\n", "k".repeat(40))).unwrap());
-        assert!(keys.accepts(&"k".repeat(40)));
-        assert!(!keys.accepts(&"k".repeat(39)));
-        assert!(!keys.accepts(&format!("{}j", "k".repeat(39))));
-        assert!(!keys.accepts(""));
+        assert!(keys.find(&"k".repeat(40)).is_some());
+        assert!(keys.find(&"k".repeat(39)).is_none());
+        assert!(keys.find(&format!("{}j", "k".repeat(39))).is_none());
+        assert!(keys.find("").is_none());
     }
 
     fn read(files: &[&str]) -> Result<Keyring, KeyError> {
@@ -294,9 +293,9 @@ mod tests {
         assert_eq!(keys.first().expose(), new);
         assert_eq!(keys.iter().count(), 3, "the one that is there twice counts once");
         for key in [&old, &new, &other] {
-            assert!(keys.accepts(key));
+            assert!(keys.find(key).is_some());
         }
-        assert!(!keys.accepts(&format!("{new}\n{old}")));
+        assert!(keys.find(&format!("{new}\n{old}")).is_none());
         assert_eq!(keys.fingerprints().first(), Some(&keys.first().fingerprint()));
     }
 

@@ -16,7 +16,7 @@ pub mod message;
 mod spaced;
 
 pub use channel::{Channel, ChannelError, Opening, SUBPROTOCOL, Wire};
-pub use key::{KeyError, Keyring, PresharedKey};
+pub use key::{KeyError, Keyring, PresharedKey, hex};
 pub use message::{
     Action, Answer, CommandId, LastCommand, Request, RequestError, Response, Status, UnitReport,
 };

@@ -13,7 +13,8 @@ const SOCKET: &str = "/run/systemd/journal/socket";
 /// Whether standard error is the journal; set when logging starts.
 pub(super) static IS_JOURNAL: OnceLock<bool> = OnceLock::new();
 
-/// Writes one entry: `message`, and each field as `IO_GUARDIAN_NAME`. Never waits for the journal.
+/// Writes one entry: `message`, and each field as `IO_GUARDIAN_NAME`. Where the journal does not take it at once it becomes a log
+/// line, which may wait as any does.
 pub fn audit(message: &str, fields: &[(&str, &str)]) {
     let mut line = message.to_owned();
     for (name, value) in fields {

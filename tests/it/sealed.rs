@@ -167,14 +167,23 @@ struct Between {
 
 impl Between {
     async fn new(guardian: &str, meddle: impl Fn(bool, &mut [u8]) + Send + Sync + 'static) -> Self {
+        Self::leading(&[guardian], meddle).await
+    }
+
+    /// Each connection goes to the next of `guardians`, and those after the last to the last.
+    async fn leading(guardians: &[&str], meddle: impl Fn(bool, &mut [u8]) + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let crossed = Arc::<Mutex<[Vec<u8>; 2]>>::default();
-        let (guardian, seen) = (guardian.to_owned(), Arc::clone(&crossed));
+        let mut guardians: Vec<String> = guardians.iter().rev().map(|name| (*name).to_owned()).collect();
+        let seen = Arc::clone(&crossed);
         let meddle: Arc<Meddle> = Arc::new(meddle);
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                let server = TcpStream::connect(&guardian).await.unwrap();
+                let server = TcpStream::connect(guardians.last().unwrap()).await.unwrap();
+                if guardians.len() > 1 {
+                    guardians.pop();
+                }
                 let (from_client, to_client) = client.into_split();
                 let (from_server, to_server) = server.into_split();
                 for (up, mut from, mut to) in
@@ -510,6 +519,38 @@ async fn one_guardian_does_not_answer_for_two_hosts() {
         .tell("drain", &format!("{},{}", one.address, other.address), "v2")
         .await;
     assert_eq!(report.summary.ok, 2, "{report:?}");
+}
+
+#[tokio::test]
+async fn nor_when_only_the_second_look_is_led_elsewhere() {
+    let place = Place::new();
+    let one = place.guardian(&[]).await;
+    // Slow enough that the other host is told again at the end.
+    place.write(
+        "guardian.toml",
+        "units = 'processes'\n[[process]]\nname = 'app'\ncommand = ['sh', '-c', \"trap 'sleep 2; exit 0' TERM; while :; do sleep 0.1; done\"]\n",
+    );
+    let other = place.guardian(&[]).await;
+    let (report, _) = place.tell("undrain", &other.address, "v2").await;
+    assert_eq!(report.summary.ok, 1, "{report:?}");
+    let between = Between::leading(&[&one.address, &other.address], |_, _| {}).await;
+    let hosts = format!("{},{}", between.address, other.address);
+    let drain = [
+        "drain",
+        "--hosts",
+        &hosts,
+        "--psk-file",
+        "key",
+        "--wire",
+        "v2",
+        "--generation",
+        "5",
+        "--output",
+        "json",
+    ];
+    let (_, stdout, _) = place.coordinator(&drain).await;
+    let report: Report = serde_json::from_str(&stdout).unwrap();
+    assert_eq!((report.summary.ok, report.summary.failed), (0, 2), "{report:?}");
 }
 
 #[tokio::test]

@@ -243,6 +243,7 @@ in
       units."io-guardian.service".has = [ "SupplementaryGroups=io-guardian-psk" ];
       values."sops.secrets" = { };
       values."users.groups.io-guardian-psk.gid" = null;
+      values."environment.sessionVariables.GUARDIAN_WIRE" = "v2";
     };
   };
 

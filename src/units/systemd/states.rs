@@ -48,13 +48,21 @@ impl Progress {
 impl Progress {
     /// Whether something that the target upholds is down although this operation has not started it: it died while the target
     /// had a job, and systemd does not look at it again when that is over.
+    ///
+    /// Not when something has failed to start: to start the target again would start that again, too.
     pub(super) fn has_missed_one(&self) -> bool {
-        self.listed.values().any(|unit| {
-            self.graph.upheld.contains(&unit.name)
-                && unit.load_state == "loaded"
-                && is_at_rest(unit)
-                && !self.jobs.contains_key(&unit.name)
-        })
+        let mut started = self
+            .jobs
+            .iter()
+            .filter(|(unit, _)| self.graph.pulled.contains(*unit));
+        let all_started = started.all(|(_, (_, result))| matches!(result.as_str(), "done" | "skipped"));
+        all_started
+            && self.listed.values().any(|unit| {
+                self.graph.upheld.contains(&unit.name)
+                    && unit.load_state == "loaded"
+                    && is_at_rest(unit)
+                    && !self.jobs.contains_key(&unit.name)
+            })
     }
 }
 
@@ -171,6 +179,14 @@ mod tests {
         assert!(!is_missed("failed", Some("failed"), upheld()));
         assert!(!is_missed("inactive", Some("done"), upheld()));
         assert!(!is_missed("failed", None, BTreeSet::new()));
+        progress.graph.upheld = upheld();
+        progress.graph.pulled = BTreeSet::from(["other.service".to_owned()]);
+        let other =
+            |result: &str| HashMap::from([("other.service".to_owned(), (Instant::now(), result.to_owned()))]);
+        progress.jobs = other("done");
+        assert!(progress.has_missed_one());
+        progress.jobs = other("failed");
+        assert!(!progress.has_missed_one(), "it would be started again");
     }
 
     #[test]

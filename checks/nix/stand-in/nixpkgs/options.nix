@@ -349,6 +349,7 @@ in
     environment = {
       systemPackages = list types.package;
       variables = opt (types.attrsOf types.unspecified) { };
+      sessionVariables = opt (types.attrsOf types.unspecified) { };
       etc = opt (types.attrsOf (
         types.submodule (
           { name, ... }: {
