@@ -43,7 +43,7 @@ class Services(Case):
 
     async def test_a_guardian_that_hangs_is_ended_by_the_watchdog_and_a_working_one_is_not(self) -> None:
         self.graph({"app.service": service(GATED)})
-        self.guardian(service="WatchdogSec=1\nRestart=on-failure\nRestartSec=0\n")
+        self.guardian(service="WatchdogSec=2\nRestart=on-failure\nRestartSec=0\n")
         pid = self.guardian_pid()
         peer = await self.peer()
         await peer.ask("undrain")
@@ -51,14 +51,20 @@ class Services(Case):
         await peer.send("drain")
         await self.begun()
         other = await self.peer()
-        for _ in range(6):
+        for _ in range(10):
             await asyncio.sleep(0.5)
             self.assertEqual(await other.say_text('{"type": "command", "action": "ping"}'), PONG)
         self.assertEqual(self.guardian_pid(), pid)
         self.open_gate()
         self.ok(await peer.receive(), "drain")
         self.host.systemctl("kill", "--signal=STOP", "io-guardian.service")
-        await self.until(lambda: self.guardian_pid() not in (0, pid), "a new guardian", timeout=20)
+
+        def is_back() -> bool:
+            # It has a process before it listens: `active` is its READY=1.
+            shown = self.host.show("io-guardian.service", "MainPID", "ActiveState")
+            return shown["ActiveState"] == "active" and int(shown["MainPID"]) not in (0, pid)
+
+        await self.until(is_back, "a new guardian", timeout=20)
         again = await self.peer()
         self.ok(await again.ask("undrain"))
 
