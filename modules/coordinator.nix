@@ -206,6 +206,8 @@ in
         ExecStopPost = tell "drain" coordinator.drainRetryFor [ "--supervised" ];
         OOMPolicy = "continue";
         LoadCredential = credentials;
+        # Not DynamicUser=: that moves the state folder to /var/lib/private, and one that is a mount of its own (a data set, a
+        # bind mount of a root that is not kept) cannot be moved. Then systemd does not start this unit, and nobody is drained.
         User = "io-coordinator";
         Group = "io-coordinator";
         SupplementaryGroups = [ "io-guardian-psk" ];

@@ -16,8 +16,12 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 
+from sealed import MORE, SUBPROTOCOL, Initiator
+
 TEXT, BINARY, CLOSE, PING, PONG, CONTINUATION = 0x1, 0x2, 0x8, 0x9, 0xA, 0x0
 MASK = b"\x00\x00\x00\x00"
+# The guardian's part of a handshake of the second version: a binary frame of 48 bytes.
+ANSWERED = b"\x82\x30"
 
 
 def raise_descriptor_limit(needed: int) -> None:
@@ -39,11 +43,12 @@ def frame(opcode: int, payload: bytes = b"", fin: bool = True, announced: int | 
     return head + MASK + payload
 
 
-def hello(port: int) -> bytes:
+def hello(port: int, subprotocol: str = "") -> bytes:
     key = base64.b64encode(os.urandom(16)).decode()
+    offer = f"Sec-WebSocket-Protocol: {subprotocol}\r\n" if subprotocol else ""
     return (
         f"GET / HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n"
+        f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n{offer}\r\n"
     ).encode()
 
 
@@ -86,6 +91,50 @@ def trusted(port: int, key: str) -> socket.socket:
     if b'"ok"' not in peer.recv(4096):
         raise ConnectionResetError("the right key was refused")
     return peer
+
+
+class Sealed:
+    """One who has the key and speaks the second version, frame by frame."""
+
+    def __init__(self, port: int, key: str, source: str = "127.0.0.2") -> None:
+        self.peer = dial(port, source)
+        self.peer.sendall(hello(port, SUBPROTOCOL))
+        self._seen = b""
+        while b"\r\n\r\n" not in self._seen:
+            self._read()
+        head, self._seen = self._seen.split(b"\r\n\r\n", 1)
+        if f"sec-websocket-protocol: {SUBPROTOCOL}".encode() not in head.lower():
+            raise AssertionError(f"the second version was not chosen: {head!r}")
+        initiator = Initiator(key)
+        self.send(initiator.hello)
+        self.channel = initiator.finish(self.receive())
+
+    def _read(self) -> None:
+        piece = self.peer.recv(65536)
+        if not piece:
+            raise ConnectionResetError("the guardian has closed")
+        self._seen += piece
+
+    def send(self, payload: bytes) -> None:
+        self.peer.sendall(frame(BINARY, payload))
+
+    def receive(self) -> bytes:
+        """The next frame, which must be binary, whole, and shorter than 64 KiB."""
+        while True:
+            if len(self._seen) >= 4:
+                length, start = self._seen[1], 2
+                if length == 126:
+                    length, start = struct.unpack("!H", self._seen[2:4])[0], 4
+                if len(self._seen) >= start + length:
+                    if self._seen[0] != 0x80 | BINARY:
+                        raise AssertionError(f"no binary frame: {self._seen[:40]!r}")
+                    payload, self._seen = self._seen[start : start + length], self._seen[start + length :]
+                    return payload
+            self._read()
+
+    def ask(self, text: str) -> str:
+        self.send(self.channel.seal(text))
+        return self.channel.open(self.receive())
 
 
 def read_to_end(peer: socket.socket, seconds: float) -> tuple[bytes, bool]:
@@ -132,7 +181,7 @@ class Crowd:
         self.origin = sources(many_sources)
         self.selector = selectors.DefaultSelector()
         self.open: set[socket.socket] = set()
-        self.opened = self.closed = self.authenticated = self.refused = 0
+        self.opened = self.closed = self.authenticated = self.refused = self.answered = 0
 
     def join(self, first: bytes = b"", then: bytes = b"") -> None:
         """One more connection. It says `first`, and `then` when the handshake has been answered."""
@@ -166,7 +215,8 @@ class Crowd:
                         peer.send(key.data[1])
                         key.data[1] = b""
                     self.authenticated += seen.count(b'"Authentication successful"')
-                    self.refused += seen.count(b'"Invalid key"')
+                    self.refused += seen.count(b'"Invalid key"') + seen.count(b"Authentication failed")
+                    self.answered += seen.count(ANSWERED)
             except BlockingIOError:
                 continue
             except OSError:
@@ -192,7 +242,7 @@ class Crowd:
         left = len(self.open)
         for peer in list(self.open):
             self.drop(peer)
-        return {"opened": self.opened, "left": left, "authenticated": self.authenticated, "refused": self.refused}
+        return {"opened": self.opened, "left": left, "authenticated": self.authenticated, "refused": self.refused, "answered": self.answered}
 
 
 def gather(port: int, count: int, many: bool | None, first: bytes = b"", then: bytes = b"", each_second: bytes = b"", seconds: float = 60) -> dict[str, int]:
@@ -225,19 +275,45 @@ def chattering(port: int, count: int, many: bool) -> dict[str, int]:
     return gather(port, count, many, hello(port), frame(TEXT, b"", announced=4000), each_second=b"a")
 
 
-def wrong_keys(port: int, count: int, many: bool) -> dict[str, int]:
+def wrong_keys(port: int, count: int, many: bool, sealed: bool = False) -> dict[str, int]:
     """Guesses as fast as connections can be made; 50 under way at a time."""
     raise_descriptor_limit(256)
     crowd = Crowd(port, many)
     deadline = time.monotonic() + 60
     for n in range(count):
-        crowd.join(hello(port), auth(f"guess-{n:040}"))
+        if sealed:
+            crowd.join(hello(port, SUBPROTOCOL), frame(BINARY, Initiator(f"guess-{n:040}").hello))
+        else:
+            crowd.join(hello(port), auth(f"guess-{n:040}"))
         while len(crowd.open) >= 50 and time.monotonic() < deadline:
             crowd.turn(0.05)
             if len(crowd.open) >= 50:
                 # An attacker does not wait for an answer that is late.
                 crowd.drop(next(iter(crowd.open)))
     return crowd.until_closed(30)
+
+
+def replayed(port: int, count: int, many: bool, key: str) -> dict[str, int]:
+    """A handshake that was recorded, again and again: it is right, and whoever says it can say nothing more."""
+    return gather(port, count, many, hello(port, SUBPROTOCOL), frame(BINARY, Initiator(key).hello))
+
+
+def endless_fragments(port: int, key: str, size: int = 100 << 20) -> dict[str, int | bool | None]:
+    """One with the key begins a message, and goes on and on: how much of it was taken?"""
+    sealed = Sealed(port, key)
+    sealed.peer.settimeout(20)
+    sent = 0
+    try:
+        while sent < size:
+            sealed.send(sealed.channel.seal_plain(MORE + b" " * 4000))
+            sent += 4000
+    except TimeoutError:
+        return {"sent": sent, "closed": False, "code": None}
+    except OSError:
+        pass
+    seen, ended = read_to_end(sealed.peer, 20)
+    sealed.peer.close()
+    return {"sent": sent, "closed": ended, "code": close_code(seen)}
 
 
 def endless_message(port: int, key: str | None, fragmented: bool, size: int = 100 << 20) -> dict[str, int | bool | None]:

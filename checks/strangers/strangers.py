@@ -278,6 +278,64 @@ class Strangers(unittest.IsolatedAsyncioTestCase):
         self.assertGreater(arrived, tried // 2, f"of {tried} attempts")
         await self.unharmed()
 
+    # -- the second version of the wire ---------------------------------------------------------------------------
+
+    async def test_a_client_that_was_written_from_the_documents_speaks_the_second_version(self) -> None:
+        for source in ("127.0.0.1", "127.0.0.2"):
+            sealed = attacks.Sealed(self.port, KEY, source)
+            self.assertIn("pong", sealed.ask(PING))
+            status = json.loads(sealed.ask('{"type": "command", "action": "status", "id": 7}'))
+            self.assertEqual((status["status"], status["id"]), ("ok", 7), status)
+            sealed.peer.close()
+        await self.unharmed()
+
+    async def test_handshakes_with_wrong_keys_by_the_thousand(self) -> None:
+        saw = await self.withstand(attacks.wrong_keys, self.port, 3000, False, True)
+        self.assertEqual((saw["left"], saw["answered"]), (0, 0), saw)
+        self.assertTrue(5 <= saw["refused"] <= 200, saw)
+
+    async def test_a_recorded_handshake_by_the_thousand(self) -> None:
+        saw = await self.withstand(attacks.replayed, self.port, 2000, True, KEY)
+        # It is answered, being right; what would follow it needs the key, and nothing does: strangers, all of them.
+        self.assertEqual((saw["left"], saw["authenticated"]), (0, 0), saw)
+        self.assertGreater(saw["answered"], 0, saw)
+
+    async def test_what_one_with_the_key_seals_is_no_message(self) -> None:
+        ping = PING.encode()
+        nonsense = {
+            "nothing": b"",
+            "a kind that is none": b"\x07" + ping,
+            "no kind": ping,
+            "no text": b"\x00\xff\xfe",
+        }
+        async with Witness(self.port) as witness:
+            for first in (True, False):
+                for name, plain in nonsense.items():
+                    with self.subTest(name, first=first):
+                        sealed = attacks.Sealed(self.port, KEY)
+                        if not first:
+                            self.assertIn("pong", sealed.ask(PING))
+                        sealed.send(sealed.channel.seal_plain(plain))
+                        # What follows is right, and must not be heard.
+                        sealed.send(sealed.channel.seal(PING))
+                        seen, closed = await asyncio.to_thread(attacks.read_to_end, sealed.peer, 20)
+                        self.assertEqual((closed, attacks.close_code(seen)), (True, 1002), seen)
+                        sealed.peer.close()
+            for name, bad in {"a text frame": attacks.frame(attacks.TEXT, ping), "random bytes": attacks.frame(attacks.BINARY, os.urandom(80))}.items():
+                with self.subTest(name):
+                    sealed = attacks.Sealed(self.port, KEY)
+                    sealed.peer.sendall(bad)
+                    seen, closed = await asyncio.to_thread(attacks.read_to_end, sealed.peer, 20)
+                    self.assertEqual((closed, attacks.close_code(seen)), (True, 1002), seen)
+                    sealed.peer.close()
+            witness.check()
+        await self.unharmed()
+
+    async def test_a_sealed_message_of_100_mb_in_parts_is_not_taken(self) -> None:
+        saw = await self.withstand(attacks.endless_fragments, self.port, KEY)
+        self.assertTrue(saw["closed"], saw)
+        self.assertLess(saw["sent"], 16 << 20, saw)
+
     # -- sizes --------------------------------------------------------------------------------------------------
 
     async def test_messages_of_100_mb_announced_and_in_fragments_from_strangers_and_from_peers(self) -> None:

@@ -1,12 +1,13 @@
 //! What a stranger, or one who has the key, can do to the second version of the wire: handshakes and frames of any bytes.
 //!
-//! The first byte chooses: a handshake from whoever connects, the answer to ours, frames in an open channel, or what somebody
-//! with the key seals.
+//! The first byte chooses: a handshake from whoever connects, the answer to ours, frames in an open channel, what our side
+//! can say, or plaintexts of any bytes from somebody with the key and a program of his own.
 #![no_main]
 
 use std::path::Path;
 use std::sync::LazyLock;
 
+use blake2::{Blake2s256, Digest};
 use io_guardian::protocol::{Keyring, Opening, PresharedKey, channel};
 use libfuzzer_sys::fuzz_target;
 
@@ -20,11 +21,30 @@ fn opened() -> (channel::Channel, channel::Channel) {
     (opening.finish(&welcome).expect("our own answer"), theirs)
 }
 
+/// The channel of a guardian, and the side of one who has the key but not our program.
+fn opened_by_another_program() -> (snow::TransportState, channel::Channel) {
+    let mut hash = Blake2s256::new();
+    hash.update(b"io-guardian.v2 psk\0");
+    hash.update(KEY.expose());
+    let psk: [u8; 32] = hash.finalize().into();
+    let parameters = "Noise_NNpsk0_25519_ChaChaPoly_BLAKE2s".parse().expect("a known pattern");
+    let mut initiator = snow::Builder::new(parameters)
+        .prologue(channel::SUBPROTOCOL.as_bytes())
+        .and_then(|builder| builder.psk(0, &psk))
+        .and_then(snow::Builder::build_initiator)
+        .expect("an initiator");
+    let mut hello = [0; 48];
+    initiator.write_message(&[], &mut hello).expect("random numbers");
+    let (ours, welcome, _) = channel::answer(&KEYS, &hello).expect("a right handshake");
+    initiator.read_message(&welcome, &mut []).expect("a right answer");
+    (initiator.into_transport_mode().expect("it is over"), ours)
+}
+
 fuzz_target!(|data: &[u8]| {
     let Some((choice, bytes)) = data.split_first() else {
         return;
     };
-    match choice % 4 {
+    match choice % 5 {
         0 => assert!(channel::answer(&KEYS, bytes).is_err(), "nobody guesses the key"),
         1 => {
             let (opening, _) = Opening::begin(&KEY).expect("random numbers");
@@ -37,7 +57,7 @@ fuzz_target!(|data: &[u8]| {
             let right = ours.seal("right").expect("a frame");
             assert!(right.iter().all(|frame| theirs.open(frame, 8 << 10).is_err()));
         }
-        _ => {
+        3 => {
             // Whatever can be said can be heard, and nothing else.
             let text = String::from_utf8_lossy(bytes);
             let (mut ours, mut theirs) = opened();
@@ -46,6 +66,26 @@ fuzz_target!(|data: &[u8]| {
                 heard = theirs.open(&frame, 1 << 20).expect("our own frame");
             }
             assert_eq!(heard.as_deref(), Some(text.trim_end_matches(' ')));
+        }
+        _ => {
+            let (mut stranger, mut ours) = opened_by_another_program();
+            let longest = 1 << 10;
+            let mut over = false;
+            // Each frame has a byte that tells how long it is.
+            let mut rest = bytes;
+            while let Some((length, after)) = rest.split_first() {
+                let (plain, after) = after.split_at(usize::from(*length).min(after.len()));
+                rest = after;
+                let mut frame = vec![0; plain.len() + 16];
+                let length = stranger.write_message(plain, &mut frame).expect("a frame");
+                match ours.open(&frame[..length], longest) {
+                    Ok(text) => {
+                        assert!(!over, "nothing is heard after an error");
+                        assert!(text.is_none_or(|text| text.len() <= longest + channel::PADDING));
+                    }
+                    Err(_) => over = true,
+                }
+            }
         }
     }
 });

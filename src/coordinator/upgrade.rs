@@ -152,6 +152,25 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        /// Whoever listens on that port may say anything.
+        #[test]
+        fn no_answer_is_too_strange(
+            answer in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..600),
+            at in 0..ANSWER.len(),
+            byte in proptest::prelude::any::<u8>(),
+        ) {
+            let _ = judge(&answer, KEY);
+            let mut almost = format!("{ANSWER}\r\n").into_bytes();
+            almost[at] = byte;
+            almost.extend(&answer);
+            // What it takes for the end of the answer is in what has come: the rest is split off there.
+            if let Ok(Some((length, _))) = judge(&almost, KEY) {
+                proptest::prop_assert!(length <= almost.len());
+            }
+        }
+    }
+
     #[test]
     fn what_is_no_websocket_is_said_so() {
         for (answer, told) in [

@@ -34,6 +34,8 @@ use crate::telemetry::audit;
 
 /// How long a peer may take to say goodbye back.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
+/// How many frames that were on their way are taken until then.
+const GOODBYE_FRAMES: usize = 256;
 
 /// Why a connection ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -479,7 +481,7 @@ impl Connection {
 }
 
 /// Says goodbye, and waits for the peer's for a moment: a socket that is closed while the peer still sends is
-/// reset, and our last words would be lost.
+/// reset, and our last words would be lost. One that goes on and on loses them: it is not listened to for that.
 async fn goodbye(socket: &mut Socket, code: u16, reason: &'static str) {
     let deadline = Instant::now() + GOODBYE_TIMEOUT;
     let frame = CloseFrame {
@@ -487,7 +489,11 @@ async fn goodbye(socket: &mut Socket, code: u16, reason: &'static str) {
         reason: Utf8Bytes::from_static(reason),
     };
     let _ = timeout_at(deadline, socket.close(Some(frame))).await;
-    while let Ok(Some(Ok(_))) = timeout_at(deadline, socket.next()).await {}
+    for _ in 0..GOODBYE_FRAMES {
+        let Ok(Some(Ok(_))) = timeout_at(deadline, socket.next()).await else {
+            break;
+        };
+    }
 }
 
 /// Where the manager listens.

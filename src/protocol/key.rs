@@ -46,18 +46,22 @@ pub enum KeyError {
         path: PathBuf,
     },
     /// Fewer than [`KEY_MIN_CHARS`] characters after trimming.
-    #[error("the key in {} has {chars} characters after trimming, but needs at least {KEY_MIN_CHARS}; make one with `openssl rand -base64 32`", path.display())]
+    #[error("the key in {}, line {line}, has {chars} characters after trimming, but needs at least {KEY_MIN_CHARS}; make one with `openssl rand -base64 32`", path.display())]
     TooShort {
         /// The file.
         path: PathBuf,
+        /// The line of it, from 1.
+        line: usize,
         /// Its length in characters.
         chars: usize,
     },
     /// More than [`KEY_MAX_BYTES`] bytes.
-    #[error("the key in {} has more than {KEY_MAX_BYTES} bytes: is it the right file? make a key with `openssl rand -base64 32`", path.display())]
+    #[error("the key in {}, line {line}, has more than {KEY_MAX_BYTES} bytes: is it the right file? make a key with `openssl rand -base64 32`", path.display())]
     TooLong {
         /// The file.
         path: PathBuf,
+        /// The line of it, from 1.
+        line: usize,
     },
 }
 
@@ -72,16 +76,22 @@ impl KeyError {
 impl PresharedKey {
     /// Takes the key from `text`, which came from `path`.
     pub fn parse(text: &str, path: &Path) -> Result<Self, KeyError> {
+        Self::parse_line(text, path, 1)
+    }
+
+    fn parse_line(text: &str, path: &Path, line: usize) -> Result<Self, KeyError> {
         let text = text.trim();
         if text.len() > KEY_MAX_BYTES {
             return Err(KeyError::TooLong {
                 path: path.to_owned(),
+                line,
             });
         }
         let chars = text.chars().count();
         if chars < KEY_MIN_CHARS {
             return Err(KeyError::TooShort {
                 path: path.to_owned(),
+                line,
                 chars,
             });
         }
@@ -136,17 +146,16 @@ impl Keyring {
         for path in paths {
             last = path.as_ref();
             let text = read_text(last)?;
-            let mut lines: Vec<_> = text
-                .lines()
-                .map(str::trim)
-                .filter(|line| !line.is_empty())
+            let mut lines: Vec<_> = (1..)
+                .zip(text.lines().map(str::trim))
+                .filter(|(_, line)| !line.is_empty())
                 .collect();
             // An empty file is a key that is too short, and told as one.
             if lines.is_empty() {
-                lines.push("");
+                lines.push((1, ""));
             }
-            for line in lines {
-                let key = PresharedKey::parse(line, last)?;
+            for (number, line) in lines {
+                let key = PresharedKey::parse_line(line, last, number)?;
                 if !found.iter().any(|known| known.matches(&key.0).into()) {
                     found.push(key);
                 }
@@ -307,6 +316,11 @@ mod tests {
                 "{text:?}"
             );
         }
+        let second = read(&[&format!("{}\n\nshort", "k".repeat(32))]).unwrap_err();
+        assert!(
+            second.to_string().contains(", line 3, has 5 characters"),
+            "{second}"
+        );
         let line = |n| format!("{}{n}\n", "k".repeat(32));
         let many = |n| (0..n).map(line).collect::<String>();
         assert!(read(&[&many(KEYS_MAX)]).is_ok());
