@@ -33,6 +33,7 @@ async fn measure(address: &str, key_file: &str, count: usize) -> Result<(), Fail
         action: Action::Ping,
         id: None,
         generation: None,
+        terms: None,
     };
     let ping = ping.to_text();
     for turn in 0..WARM_UP + count {

@@ -157,6 +157,8 @@ in
       documentation = [ "man:io-guardian(1)" ];
       wantedBy = [ "multi-user.target" ];
       restartIfChanged = false;
+      # Written by the guardian for as long as somebody holds this host down (`io-coordinator hold`).
+      unitConfig.ConditionPathExists = "!/var/lib/io-guardian/hold.json";
       serviceConfig = {
         Type = "oneshot";
         RemainAfterExit = true;

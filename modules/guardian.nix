@@ -14,6 +14,10 @@ let
   program = lib.getExe' cfg.package "io-guardian";
   toml = pkgs.formats.toml { };
 
+  inherit (cfg.wait) asked;
+  watches = guardian.watch.enable && asked.databases != [ ];
+  orOff = duration: if duration == null then "off" else duration;
+
   written = toml.generate "io-guardian.toml" guardian.settings;
   # A configuration that the guardian would refuse is refused here, and never reaches a host.
   checked =
@@ -53,6 +57,37 @@ in
         than any dependent takes to stop, shorter than the coordinator waits.
       '';
     };
+    watch = {
+      enable = mkOption {
+        type = types.bool;
+        default = true;
+        description = ''
+          Whether the guardian asks the databases itself, the same ones and with the same login as `server.database.wait`. Then it drains
+          this host when they are lost and nobody says so (a power cut), and undrains it when they are back and the
+          message was missed.
+        '';
+      };
+      drainAfter = mkOption {
+        type = types.nullOr ours.duration;
+        default = "30s";
+        description = "How long they must be lost. null: never; only the coordinator drains.";
+      };
+      undrainAfter = mkOption {
+        type = types.nullOr ours.duration;
+        default = "5s";
+        description = "How long they must be healthy after an outage. null: never; only the coordinator undrains.";
+      };
+      interval = mkOption {
+        type = ours.duration;
+        default = "5s";
+        description = "From the start of one look to the start of the next; a second while something hangs on it.";
+      };
+      timeout = mkOption {
+        type = ours.duration;
+        default = "2s";
+        description = "For one look, the lookup of the name included.";
+      };
+    };
     settings = mkOption {
       type = types.submodule {
         freeformType = toml.type;
@@ -74,6 +109,12 @@ in
       command-timeout = guardian.commandTimeout;
       target = "io-databases.target";
       inherit (cfg) wire;
+    }
+    // lib.optionalAttrs watches {
+      drain-after = orOff guardian.watch.drainAfter;
+      undrain-after = orOff guardian.watch.undrainAfter;
+      probe-interval = guardian.watch.interval;
+      probe-timeout = guardian.watch.timeout;
     };
 
     # The programs, for whoever looks, and their manual pages.
@@ -114,27 +155,36 @@ in
       startLimitIntervalSec = 0;
       serviceConfig = import ./hardening.nix // {
         Type = "notify";
-        ExecStart = utils.escapeSystemdExecArgs [
-          program
-          "serve"
-          "--config"
-          "${checked}"
-          "--psk-file"
-          (toString cfg.psk)
-        ];
+        ExecStart =
+          utils.escapeSystemdExecArgs (
+            [
+              program
+              "serve"
+              "--config"
+              "${checked}"
+              "--psk-file"
+              (toString cfg.psk)
+            ]
+            ++ lib.optionals watches asked.databases
+          )
+          + lib.optionalString watches asked.secrets;
+        LoadCredential = lib.optionals watches asked.credentials;
         # Looks at the key files.
         ExecReload = "${pkgs.coreutils}/bin/kill -HUP $MAINPID";
         User = "io-guardian";
         Group = "io-guardian";
         SupplementaryGroups = [ "io-guardian-psk" ];
         StateDirectory = "io-guardian";
+        # Whether the host is drained outlives a restart, and not a boot.
+        RuntimeDirectory = "io-guardian";
+        RuntimeDirectoryPreserve = true;
         # With the restart less than the 15 s for which a drain is tried again: one that hangs is another one in time.
         WatchdogSec = "10s";
         Restart = "always";
         RestartSec = "1s";
         # A wrong command line or configuration does not get better by itself.
         RestartPreventExitStatus = "64 78";
-        # It listens, and asks systemd over its bus.
+        # It listens, asks systemd over its bus, and databases over TCP.
         RestrictAddressFamilies = [
           "AF_UNIX"
           "AF_INET"

@@ -40,7 +40,7 @@ let
   secrets =
     lib.optionalString (passwords ? postgres) " --password-file %d/postgres"
     + lib.optionalString (passwords ? redis) " --redis-password-file %d/redis";
-  arguments =
+  databases =
     flags "--postgres" (endpoints "postgres" cfg.postgres 5432)
     ++ lib.optionals wait.postgres.enable (
       optional "--user" wait.postgres.user
@@ -48,7 +48,9 @@ let
       ++ lib.optional wait.postgres.requirePrimary "--require-primary"
     )
     ++ flags "--redis" (endpoints "redis" cfg.redis 6379)
-    ++ lib.optionals wait.redis.enable (optional "--redis-user" wait.redis.user)
+    ++ lib.optionals wait.redis.enable (optional "--redis-user" wait.redis.user);
+  arguments =
+    databases
     ++ flags "--attempts" [ (if wait.attempts == null then "unlimited" else toString wait.attempts) ]
     ++ flags "--interval" [ wait.interval ]
     ++ flags "--timeout" [ wait.timeout ];
@@ -108,6 +110,13 @@ in
         default = false;
         description = "Refuse a standby. Needs `user`: only a query tells.";
       };
+    };
+    asked = mkOption {
+      type = types.attrsOf types.raw;
+      internal = true;
+      readOnly = true;
+      default = { inherit databases secrets credentials; };
+      description = "Which databases are asked and as whom, as arguments: the guardian goes on asking them.";
     };
     redis = kind "redis" // {
       user = mkOption {

@@ -19,7 +19,8 @@ use super::supervise::supervise;
 use super::table;
 use super::watcher::Watcher;
 use crate::cli::{self, EXIT_FAILED, EXIT_USAGE, Failure, PageCommand, parse_duration};
-use crate::protocol::{Action, DEFAULT_PORT, Keyring, Wire};
+use crate::protocol::limits::HOLD_MAX_MS;
+use crate::protocol::{Action, DEFAULT_PORT, HoldTerms, Keyring, Wire, is_reason};
 use crate::telemetry::{self, notify};
 
 /// Longest hosts file that is read, in bytes: 60,000 hosts with the longest of names.
@@ -44,6 +45,10 @@ enum Command {
     Drain(Drain),
     /// Start it again; `ok` means that all that the target pulls in runs.
     Undrain(Change),
+    /// Stop it and keep it stopped, whatever the databases and other coordinators do, until the time is over or it is released.
+    Hold(Hold),
+    /// End a hold: the hosts go where the rest of the fleet is.
+    Release(Change),
     /// Ask whether the guardians are there and know the key.
     Ping(Options),
     /// Ask what the guardians guard, in which state it is, and what they were last told.
@@ -76,6 +81,28 @@ struct Drain {
     /// needs a generation.
     #[arg(long)]
     supervised: bool,
+}
+
+#[derive(Args, Debug)]
+struct Hold {
+    #[command(flatten)]
+    change: Change,
+
+    /// Why, for those who wonder: it is in the guardians' answers, their journals and their status.
+    #[arg(long, value_name = "TEXT", value_parser = parse_reason)]
+    reason: String,
+
+    /// Release it by itself after this time, over reboots, too. Without it a hold lasts until it is released.
+    #[arg(long = "for", value_name = "DURATION", value_parser = parse_duration)]
+    length: Option<Duration>,
+}
+
+fn parse_reason(text: &str) -> Result<String, String> {
+    if is_reason(text) {
+        Ok(text.to_owned())
+    } else {
+        Err("expected a sentence of at most 200 characters on one line, for example --reason 'migration of the orders'".to_owned())
+    }
 }
 
 #[derive(Args, Debug)]
@@ -160,6 +187,7 @@ enum Output {
 /// # Errors
 /// When the command line or a file is wrong, or no generation could be taken; then nothing was sent.
 pub fn run(cli: Cli) -> Result<u8, Failure> {
+    let mut terms = None;
     let (action, options, generation) = match cli.command {
         Command::Page(page) => return cli::print_page::<Cli>(&page),
         Command::TakeGeneration { file } => {
@@ -193,12 +221,34 @@ pub fn run(cli: Cli) -> Result<u8, Failure> {
             d.options,
             Generation::of(d.generation, d.generation_file),
         ),
+        Command::Hold(hold) => {
+            terms = Some(HoldTerms {
+                reason: hold.reason,
+                for_ms: hold.length.map(|length| {
+                    u64::try_from(length.as_millis())
+                        .unwrap_or(u64::MAX)
+                        .min(HOLD_MAX_MS)
+                }),
+            });
+            let change = hold.change;
+            (
+                Action::Hold,
+                change.options,
+                Generation::of(change.generation, change.generation_file),
+            )
+        }
+        Command::Release(change) => (
+            Action::Release,
+            change.options,
+            Generation::of(change.generation, change.generation_file),
+        ),
         Command::Ping(options) => (Action::Ping, options, Generation::None),
         Command::Status(options) => (Action::Status, options, Generation::None),
         Command::Key(KeyCommand::New) => return cli::print(&format!("{}\n", keys::new_key()?)).map(|()| 0),
         Command::Key(KeyCommand::Check(options)) => return check_keys(&options),
     };
-    let (plan, _) = plan(action, &options, Wire::default())?;
+    let (mut plan, _) = plan(action, &options, Wire::default())?;
+    plan.terms = terms;
     cli::block_on(execute(plan, generation, options.fail_fast, options.output))?
 }
 
@@ -220,6 +270,7 @@ fn plan(action: Action, options: &Options, wire: Wire) -> Result<(Plan, Keyring)
         connect_timeout: options.connect_timeout,
         retry_for: options.retry_for,
         generation: None,
+        terms: None,
     };
     Ok((plan, keys))
 }

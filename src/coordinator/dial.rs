@@ -70,6 +70,7 @@ impl Words {
             action,
             id: None,
             generation,
+            terms: plan.terms.clone(),
         };
         // A copy of the key is made only where it may have to be sent.
         let auth = match plan.wire {

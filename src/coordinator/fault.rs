@@ -369,7 +369,7 @@ fn mentions(text: &str, words: &[&str]) -> bool {
 pub fn repeat_is_harmless(action: Action, generation: Option<u64>) -> bool {
     match action {
         Action::Ping | Action::Status => true,
-        Action::Drain | Action::Undrain => generation.is_some(),
+        Action::Drain | Action::Undrain | Action::Hold | Action::Release => generation.is_some(),
     }
 }
 

@@ -7,8 +7,10 @@
 use serde_json::{Map, Value};
 
 use crate::protocol::limits::KEYS_MAX;
-use crate::protocol::{Action, Answer, LastCommand, Response, Status, UnitReport};
+use crate::protocol::{Action, Answer, DatabaseReport, LastCommand, Response, Status, UnitReport};
 
+/// Most databases of one host that are told of.
+const DATABASES_MAX: usize = 64;
 /// Most characters of a guardian's message that we repeat.
 const MESSAGE_MAX: usize = 1_000;
 /// Most characters of a name or a state that we repeat: systemd's own names end at 255.
@@ -104,6 +106,17 @@ fn clean(response: Response) -> Response {
         }),
         target: response.target.map(word),
         target_state: response.target_state.map(word),
+        standing: response.standing.map(|standing| line(&standing, MESSAGE_MAX)),
+        databases: response.databases.map(|databases| {
+            let databases = databases.into_iter().take(DATABASES_MAX);
+            databases
+                .map(|database| DatabaseReport {
+                    name: word(database.name),
+                    why: database.why.map(|why| line(&why, MESSAGE_MAX)),
+                    ..database
+                })
+                .collect()
+        }),
         version: response.version.map(word),
         instance: response.instance.map(word),
         keys: response

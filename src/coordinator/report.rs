@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 use super::fault::{Fault, Verdict};
-use crate::protocol::{Action, LastCommand, Response, Status, UnitReport};
+use crate::protocol::{Action, DatabaseReport, LastCommand, Response, Status, UnitReport};
 
 /// Version of the JSON document. It grows when a field changes its meaning or goes; new fields do not count.
 pub const REPORT_VERSION: u32 = 1;
@@ -95,6 +95,15 @@ pub struct HostReport {
     /// `status`: its state.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_state: Option<Box<str>>,
+    /// `status`: what the guardian wants for its host, and why, in one line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standing: Option<Box<str>>,
+    /// Whether somebody holds the host down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<bool>,
+    /// `status`: what the guardian itself has seen last of the databases.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub databases: Option<Vec<DatabaseReport>>,
     /// `status`: the last drain or undrain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_command: Option<Box<LastCommand>>,
@@ -134,6 +143,9 @@ impl HostReport {
             elapsed_ms,
             target: None,
             target_state: None,
+            standing: None,
+            held: None,
+            databases: None,
             last_command: None,
             last_generation: None,
             guardian_version: None,
@@ -169,6 +181,9 @@ impl HostReport {
             units_omitted: response.units_omitted,
             target: response.target.map(Into::into),
             target_state: response.target_state.map(Into::into),
+            standing: response.standing.map(Into::into),
+            held: response.held,
+            databases: response.databases,
             last_command: response.last_command.map(Box::new),
             last_generation: response.generation,
             guardian_version: response.version.map(Into::into),

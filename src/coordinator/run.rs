@@ -19,7 +19,7 @@ use super::fault::{Fault, repeat_is_harmless};
 use super::hosts::Target;
 use super::report::{HostReport, REPORT_VERSION, Report, Summary};
 use super::schedule::{Next, Schedule, retry_at};
-use crate::protocol::{Action, PresharedKey, Wire};
+use crate::protocol::{Action, HoldTerms, PresharedKey, Wire};
 
 /// How long a guardian may take to say goodbye, while other hosts are talked to.
 const GOODBYE: Duration = Duration::from_secs(1);
@@ -56,6 +56,8 @@ pub struct Plan {
     pub retry_for: Option<Duration>,
     /// Sent with the command.
     pub generation: Option<u64>,
+    /// Of a hold.
+    pub terms: Option<HoldTerms>,
 }
 
 /// Who is told while a run goes on.

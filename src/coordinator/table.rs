@@ -112,8 +112,8 @@ fn table(out: &mut String, report: &Report, colors: bool) {
 /// be.
 fn detail(host: &HostReport, action: Action) -> String {
     let wanted: &[&str] = match action {
-        Action::Drain => &["inactive"],
-        Action::Undrain | Action::Ping | Action::Status => &["active", "inactive"],
+        Action::Drain | Action::Hold => &["inactive"],
+        Action::Undrain | Action::Release | Action::Ping | Action::Status => &["active", "inactive"],
     };
     let odd: Vec<&UnitReport> = host
         .units
@@ -149,6 +149,18 @@ fn paragraph(out: &mut String, host: &HostReport, colors: bool) {
     if let Some(target) = &host.target {
         let state = host.target_state.as_deref().unwrap_or("in an unknown state");
         let _ = writeln!(out, "  target   {target} {state}");
+    }
+    if let Some(standing) = &host.standing {
+        let _ = writeln!(out, "  wanted   {standing}");
+    }
+    for database in host.databases.iter().flatten() {
+        let state = match (&database.why, database.ready) {
+            (_, true) => "answers",
+            (Some(why), false) => why.as_str(),
+            (None, false) => "does not answer",
+        };
+        let since = seconds(Duration::from_millis(database.age_ms));
+        let _ = writeln!(out, "  sees     {}, for {since}: {state}", database.name);
     }
     if let Some(version) = &host.guardian_version {
         let _ = writeln!(out, "  version  {version}");
@@ -218,6 +230,7 @@ fn painted(text: &str, verdict: Verdict, colors: bool) -> String {
 mod tests {
     use super::*;
     use crate::coordinator::{Fault, Summary};
+    use crate::protocol::DatabaseReport;
     use crate::protocol::{LastCommand, Response};
 
     fn answered(host: &str, status: Status, message: &str, units: &[(&str, &str)]) -> HostReport {
@@ -302,6 +315,13 @@ drain: 1 of 4 hosts ok, 3 failed in 1.2 s
         response.target = Some("io-databases.target".into());
         response.target_state = Some("active".into());
         response.version = Some("0.1.0".into());
+        response.standing = Some("undrained by command".into());
+        response.databases = Some(vec![DatabaseReport {
+            name: "postgres db:5432".into(),
+            ready: true,
+            why: None,
+            age_ms: 90_000,
+        }]);
         response.last_command = Some(LastCommand {
             action: Action::Undrain,
             status: None,
@@ -317,6 +337,8 @@ drain: 1 of 4 hosts ok, 3 failed in 1.2 s
         let expected = "\
 app1: ok, 3 ms: all is well
   target   io-databases.target active
+  wanted   undrained by command
+  sees     postgres db:5432, for 90 s: answers
   version  0.1.0
   last     undrain under way, 90 s ago, took 1.5 s
   units    a.service active

@@ -245,6 +245,7 @@ impl Story<'_> {
             max_parallel: FLEET.len(),
             retry_for: None,
             generation: Some(self.generation),
+            terms: None,
         };
         let outcome = coordinator::run(&plan, &mut (), &CancellationToken::new()).await;
         let mut wrong = Vec::new();

@@ -153,6 +153,7 @@ impl Watcher<'_> {
             max_parallel: targets.len(),
             retry_for: None,
             generation: None,
+            terms: None,
         };
         let outcome = coordinator::run(&plan, &mut (), &CancellationToken::new()).await;
         let hosts = outcome.report.hosts.into_iter();

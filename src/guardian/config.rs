@@ -8,11 +8,15 @@ use std::time::Duration;
 use clap::ValueEnum;
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access};
-use serde::de::{DeserializeOwned, Error as _, SeqAccess, Visitor};
+use serde::de::{DeserializeOwned, Error as _, IntoDeserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
-use crate::cli::{ConfigDuration, Failure, parse_duration};
+use super::core::Repairs;
+use super::databases::DatabaseArgs;
+use super::memory::Folders;
+use super::watch::Pace;
+use crate::cli::{ConfigDuration, Failure, HostPort, parse_duration};
 use crate::protocol::{DEFAULT_PORT, KeyError, Keyring, Wire};
 use crate::units::processes::{ProcessSpec, RawProcess, validate};
 
@@ -54,10 +58,29 @@ pub struct ServeArgs {
     /// [default: 45s]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     pub command_timeout: Option<Duration>,
-    /// Folder for what must outlive a restart: the highest generation seen. It must exist. Without this setting
-    /// the generation is forgotten
+    /// Folder for what must outlive a boot: the highest generation seen, and a hold. It must exist. Without this setting
+    /// both are forgotten
     #[arg(long, env = "STATE_DIRECTORY", value_name = "FOLDER")]
     pub state_dir: Option<PathBuf>,
+    /// Folder for what must outlive a restart, but no boot: whether this host is drained, and by whom. It must exist
+    #[arg(long, env = "RUNTIME_DIRECTORY", value_name = "FOLDER")]
+    pub runtime_dir: Option<PathBuf>,
+    /// The databases that this guardian asks itself: with them it drains and undrains when no coordinator does
+    #[command(flatten, next_help_heading = "Databases to watch")]
+    pub databases: DatabaseArgs,
+    /// Databases that are lost for this long, with no drain: drain. Or `off` [default: 30s]
+    #[arg(long, value_name = "DURATION", value_parser = parse_patience, help_heading = "Databases to watch")]
+    pub drain_after: Option<Patience>,
+    /// Databases that are healthy for this long after an outage, with no undrain: undrain. Or `off` [default: 5s]
+    #[arg(long, value_name = "DURATION", value_parser = parse_patience, help_heading = "Databases to watch")]
+    pub undrain_after: Option<Patience>,
+    /// From the start of one look at a database to the start of the next; a second while something hangs on it
+    /// [default: 5s]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, help_heading = "Databases to watch")]
+    pub probe_interval: Option<Duration>,
+    /// Deadline of one look at a database [default: 2s]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, help_heading = "Databases to watch")]
+    pub probe_timeout: Option<Duration>,
     /// Configuration file (TOML) with the same settings, and the processes of `--units processes`
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -65,6 +88,42 @@ pub struct ServeArgs {
     /// yet is no mistake
     #[arg(long)]
     pub check_config: bool,
+}
+
+/// How long to wait before something is done; none is `off`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience(pub Option<Duration>);
+
+/// Longest [`Patience`].
+const PATIENCE_MAX: Duration = Duration::from_secs(24 * 3_600);
+
+impl Patience {
+    fn of(duration: Duration) -> Result<Self, String> {
+        if duration > PATIENCE_MAX {
+            return Err("expected at most 24h, or `off`".to_owned());
+        }
+        Ok(Self(Some(duration)))
+    }
+}
+
+fn parse_patience(text: &str) -> Result<Patience, String> {
+    match text {
+        "off" => Ok(Patience(None)),
+        _ => parse_duration(text)
+            .map_err(|error| format!("{error}; or write `off`"))
+            .and_then(Patience::of),
+    }
+}
+
+impl<'de> Deserialize<'de> for Patience {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        if text == "off" {
+            return Ok(Self(None));
+        }
+        let duration = ConfigDuration::deserialize(text.as_str().into_deserializer())?;
+        Self::of(duration.0).map_err(D::Error::custom)
+    }
 }
 
 /// What the dependents are.
@@ -105,9 +164,15 @@ pub struct Config {
     pub units: UnitsConfig,
     /// How long a command may take.
     pub command_timeout: Duration,
-    /// Where the generation is remembered. The folder is there and can be written, unless a configuration is
-    /// checked on a machine that does not have it.
-    pub state_dir: Option<PathBuf>,
+    /// Where things are remembered. The folders are there and can be written, unless a configuration is
+    /// checked on a machine that does not have them.
+    pub folders: Folders,
+    /// The databases that are watched.
+    pub databases: DatabaseArgs,
+    /// How they are.
+    pub pace: Pace,
+    /// What follows from it.
+    pub repairs: Repairs,
 }
 
 /// The file, each setting still optional.
@@ -121,10 +186,18 @@ struct File {
     units: Option<UnitsKind>,
     command_timeout: Option<ConfigDuration>,
     state_dir: Option<PathBuf>,
+    runtime_dir: Option<PathBuf>,
+    databases: DatabaseArgs,
+    drain_after: Option<Patience>,
+    undrain_after: Option<Patience>,
+    probe_interval: Option<ConfigDuration>,
+    probe_timeout: Option<ConfigDuration>,
     process: Vec<RawProcess>,
 }
 
-const KEYS: &str = "host, port, psk-file, wire, target, units, command-timeout, state-dir, process";
+const KEYS: &str = "host, port, psk-file, wire, target, units, command-timeout, state-dir, runtime-dir, postgres, redis, \
+                    require-primary, user, password-file, database, redis-password-file, redis-user, drain-after, \
+                    undrain-after, probe-interval, probe-timeout, process";
 
 /// One path, or a list of them.
 #[derive(Debug, Default)]
@@ -226,16 +299,52 @@ impl Config {
             Some((first, _)) => PathBuf::from(first),
             None => path,
         };
-        let state_dir = args.state_dir.clone().or(file.state_dir).map(first);
-        if let Some(folder) = &state_dir
-            && let Err(error) = usable_folder(folder)
-            && !(args.check_config && error.kind() == std::io::ErrorKind::NotFound)
-        {
-            mistakes.push(format!(
-                "state-dir: cannot use {}: {error}; create the folder for this user, or set StateDirectory= in the unit",
-                folder.display()
-            ));
+        let folders = Folders {
+            state: args.state_dir.clone().or(file.state_dir).map(first),
+            runtime: args.runtime_dir.clone().or(file.runtime_dir).map(first),
+        };
+        for (setting, unit, folder) in [
+            ("state-dir", "StateDirectory=", &folders.state),
+            ("runtime-dir", "RuntimeDirectory=", &folders.runtime),
+        ] {
+            if let Some(folder) = folder
+                && let Err(error) = usable_folder(folder)
+                && !(args.check_config && error.kind() == std::io::ErrorKind::NotFound)
+            {
+                mistakes.push(format!(
+                    "{setting}: cannot use {}: {error}; create the folder for this user, or set {unit} in the unit",
+                    folder.display()
+                ));
+            }
         }
+        // Named on the command line they are others, not more.
+        let databases = if args.databases.is_empty() {
+            file.databases
+        } else {
+            args.databases.clone()
+        };
+        if let Err(failure) = databases.check("serve") {
+            mistakes.extend(failure.messages);
+        }
+        let seconds = |flag: Option<Duration>, file: Option<ConfigDuration>, default| {
+            flag.or(file.map(|d| d.0)).unwrap_or(Duration::from_secs(default))
+        };
+        let pace = Pace {
+            interval: seconds(args.probe_interval, file.probe_interval, 5),
+            timeout: seconds(args.probe_timeout, file.probe_timeout, 2),
+        };
+        let patience = |flag: Option<Patience>, file: Option<Patience>, default| {
+            let told = flag.or(file);
+            told.map_or(Some(Duration::from_secs(default)), |patience| patience.0)
+        };
+        let repairs = if databases.is_empty() {
+            Repairs::NONE
+        } else {
+            Repairs {
+                drain_after: patience(args.drain_after, file.drain_after, 30),
+                undrain_after: patience(args.undrain_after, file.undrain_after, 5),
+            }
+        };
         let psk_files = if args.psk_file.is_empty() {
             file.psk_file.unwrap_or_default().0
         } else {
@@ -279,7 +388,10 @@ impl Config {
                 target,
                 units,
                 command_timeout,
-                state_dir,
+                folders,
+                databases,
+                pace,
+                repairs,
             })
         } else {
             Err(Failure::configs(mistakes))
@@ -355,6 +467,19 @@ fn parse_file(text: &str, path: &str, mistakes: &mut Vec<String>) -> Result<File
             "units" => file.units = take.one(value),
             "command-timeout" => file.command_timeout = take.one(value),
             "state-dir" => file.state_dir = take.one(value),
+            "runtime-dir" => file.runtime_dir = take.one(value),
+            "postgres" => file.databases.postgres = take.addresses(value),
+            "redis" => file.databases.redis = take.addresses(value),
+            "require-primary" => file.databases.require_primary = take.one(value).unwrap_or_default(),
+            "user" => file.databases.user = take.one(value),
+            "password-file" => file.databases.password_file = take.one(value),
+            "database" => file.databases.database = take.one(value),
+            "redis-password-file" => file.databases.redis_password_file = take.one(value),
+            "redis-user" => file.databases.redis_user = take.one(value),
+            "drain-after" => file.drain_after = take.one(value),
+            "undrain-after" => file.undrain_after = take.one(value),
+            "probe-interval" => file.probe_interval = take.one(value),
+            "probe-timeout" => file.probe_timeout = take.one(value),
             "process" => file.process = take.list(value),
             _ => mistakes.push(format!("{place} is no setting; there are {KEYS}")),
         }
@@ -376,6 +501,21 @@ impl Taking<'_> {
                     .push(format!("{}: {}", self.place, one_line(&error.to_string())))
             })
             .ok()
+    }
+
+    /// One `HOST[:PORT]`, or a list of them.
+    fn addresses(&mut self, value: toml::Value) -> Vec<HostPort> {
+        let texts: Vec<String> = match value {
+            toml::Value::String(one) => vec![one],
+            value => self.one(value).unwrap_or_default(),
+        };
+        let parsed = texts.iter().filter_map(|text| {
+            let address = text.parse();
+            address
+                .map_err(|error| self.mistakes.push(format!("{}: {text:?}: {error}", self.place)))
+                .ok()
+        });
+        parsed.collect()
     }
 
     fn list<T: DeserializeOwned>(&mut self, value: toml::Value) -> Vec<T> {

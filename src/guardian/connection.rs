@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::admission::{ConnectionId, Origin};
 use super::line::{Layer, Line, PLAIN_REFUSED, Socket};
-use super::manager::Message;
+use super::manager::{Message, Order};
 use super::operations::Direction;
 use super::server::{Noise, Shared};
 use super::session::{Frame, Reaction, Session};
@@ -333,6 +333,7 @@ impl Connection {
                 action,
                 id,
                 generation,
+                terms,
             } => {
                 debug_assert!(session.is_authenticated());
                 let revoked = !self.shared.keys.now().knows(&line.fingerprint);
@@ -365,22 +366,27 @@ impl Connection {
                     };
                 }
                 let (reply, answer) = oneshot::channel();
-                let message = match action {
-                    Action::Drain => Message::Command {
-                        direction: Direction::Drain,
+                let reason = terms.as_ref().map(|terms| terms.reason.clone());
+                let order = match (action, terms) {
+                    (Action::Drain, _) => Some(Order::Move(Direction::Drain)),
+                    (Action::Undrain, _) => Some(Order::Move(Direction::Undrain)),
+                    (Action::Hold, Some(terms)) => Some(Order::Hold(terms)),
+                    (Action::Release, _) => Some(Order::Release),
+                    // A hold without terms is none that could be parsed.
+                    (Action::Status | Action::Ping | Action::Hold, _) => None,
+                };
+                let message = match order {
+                    Some(order) => Message::Command {
+                        order,
                         generation,
                         reply,
                     },
-                    Action::Undrain => Message::Command {
-                        direction: Direction::Undrain,
-                        generation,
-                        reply,
-                    },
-                    Action::Status | Action::Ping => Message::Status { reply },
+                    None => Message::Status { reply },
                 };
                 if action != Action::Status {
                     self.shared.commands(self.peer);
-                    self.audit("command received", line, action, generation, &[]);
+                    let reason = reason.as_ref().map(|reason| ("reason", reason.as_str()));
+                    self.audit("command received", line, action, generation, reason.as_slice());
                 }
                 // A manager that is busy for a moment holds back this connection only.
                 if self.shared.manager.send(message).await.is_err() {
@@ -572,6 +578,7 @@ mod tests {
             action: Action::Drain,
             id: None,
             generation: None,
+            terms: None,
         };
         socket.send(WsMessage::text(drain.to_text())).await.unwrap();
         let Some(Message::Command { reply, .. }) = messages.recv().await else {

@@ -1,36 +1,49 @@
-//! The shell around [`Operations`]: one task that owns it, runs its effects on the units, and answers.
+//! The shell around [`Core`]: one task that owns it, runs its effects on the units, and answers.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
-use super::memory::{self, Memory, MemoryError};
-use super::operations::{Direction, Effect, Event, OperationId, Operations, Outcome, Ticket};
-use crate::protocol::{Action, Response, Status};
+use super::core::{Attention, Core, Effect, Event, Health, Hold, Memo, Repairs};
+use super::memory::{self, Folders, Memory, MemoryError, Remembered, WrittenHold};
+use super::operations::{Direction, OperationId, Outcome, Ticket};
+use super::watch::{Seen, health};
+use crate::probe::Verdict;
+use crate::protocol::{Action, DatabaseReport, HoldTerms, Response, Status};
 use crate::telemetry::notify;
-use crate::units::{Settled, Units, UnitsError};
+use crate::units::{Settled, Units, UnitsError, millis};
 
 /// How much longer than its deadline an operation may take to report what still moves.
 const REPORT_GRACE: Duration = Duration::from_secs(5);
 /// How long the units may take to be read for a `status`.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long the disk may take to remember a generation before a drain goes on without.
+/// How long the disk may take to remember something before a drain goes on without.
 const REMEMBER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What a peer wants done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    /// Drain or undrain.
+    Move(Direction),
+    /// Hold the host down.
+    Hold(HoldTerms),
+    /// End the hold.
+    Release,
+}
 
 /// What the manager is asked.
 #[derive(Debug)]
 pub(super) enum Message {
-    /// Drain or undrain.
+    /// Do this.
     Command {
-        /// Which of them.
-        direction: Direction,
+        /// What.
+        order: Order,
         /// How old the command is, when it says so.
         generation: Option<u64>,
         /// Gets the answer.
@@ -47,48 +60,106 @@ pub(super) enum Message {
 
 type Running = BoxFuture<'static, Outcome>;
 
+/// What is known of one database.
+struct Database {
+    name: String,
+    /// What was seen last, and since when it has been so.
+    seen: Option<(Verdict, Instant)>,
+}
+
+/// What the manager is told of the databases.
+pub(super) struct Sight {
+    /// Their names, in the order of the numbers in `seen`.
+    pub(super) names: Vec<String>,
+    /// The verdicts.
+    pub(super) seen: mpsc::Receiver<Seen>,
+    /// Where it says how closely they must be watched.
+    pub(super) attention: watch::Sender<Attention>,
+}
+
 /// The task's state.
 pub(super) struct Manager {
     units: Arc<dyn Units>,
-    operations: Operations,
+    core: Core,
     command_timeout: Duration,
     memory: Option<Arc<Memory>>,
     writer: Option<JoinHandle<Result<(), MemoryError>>>,
     waiting: HashMap<Ticket, oneshot::Sender<Box<Response>>>,
     tickets: u64,
     running: Option<(OperationId, Direction, Running)>,
+    looking: Option<BoxFuture<'static, Option<bool>>>,
+    databases: Vec<Database>,
+    attention: watch::Sender<Attention>,
+    /// What is to be done at the start.
+    first: Vec<Effect>,
 }
 
 impl Manager {
-    /// A manager of `units`, that remembers in `state_dir`.
-    pub(super) fn new(units: Arc<dyn Units>, command_timeout: Duration, state_dir: Option<PathBuf>) -> Self {
-        let generation = state_dir.as_deref().and_then(|folder| {
-            memory::recall(folder)
-                .inspect_err(|error| {
-                    tracing::error!(%error, "cannot recall the generation: a stale command may be taken until one with a higher generation comes");
-                })
-                .ok()
-                .flatten()
-        });
-        Self {
+    /// A manager of `units`, that remembers in `folders`.
+    pub(super) fn new(
+        units: Arc<dyn Units>,
+        command_timeout: Duration,
+        folders: Folders,
+        repairs: Repairs,
+        sight: Sight,
+    ) -> (Self, mpsc::Receiver<Seen>) {
+        let (remembered, errors) = memory::recall(&folders);
+        for error in errors {
+            tracing::error!(%error, "cannot recall what was before the start: a stale command may be taken until one with a higher generation comes");
+        }
+        let now = Instant::now();
+        let memo = Memo {
+            generation: remembered.generation,
+            standing: remembered.standing,
+            unfinished: remembered.unfinished,
+            hold: remembered.hold.clone().map(|hold| recalled(hold, now)),
+        };
+        let (core, first) = Core::start(now, repairs, memo);
+        let forgets = folders == Folders::default();
+        let manager = Self {
             units,
-            operations: Operations::new(generation),
+            core,
             command_timeout,
-            memory: state_dir.map(|folder| Arc::new(Memory::new(folder, generation))),
+            memory: (!forgets).then(|| Arc::new(Memory::new(folders, remembered))),
             writer: None,
             waiting: HashMap::new(),
             tickets: 0,
             running: None,
-        }
+            looking: None,
+            databases: sight
+                .names
+                .into_iter()
+                .map(|name| Database { name, seen: None })
+                .collect(),
+            attention: sight.attention,
+            first,
+        };
+        (manager, sight.seen)
     }
 
     /// Runs until every sender of `messages` is gone and nothing is under way.
-    pub(super) async fn run(mut self, mut messages: mpsc::Receiver<Message>) {
+    pub(super) async fn run(mut self, mut messages: mpsc::Receiver<Message>, mut seen: mpsc::Receiver<Seen>) {
+        let first = std::mem::take(&mut self.first);
+        self.apply(first).await;
         let mut open = true;
+        let mut sighted = true;
         while open || self.running.is_some() {
             let ended = async {
                 match &mut self.running {
                     Some((_, _, running)) => running.await,
+                    None => std::future::pending().await,
+                }
+            };
+            let looked = async {
+                match &mut self.looking {
+                    Some(looking) => looking.await,
+                    None => std::future::pending().await,
+                }
+            };
+            let wake_at = self.core.wake_at();
+            let due = async {
+                match wake_at {
+                    Some(at) => sleep_until(at).await,
                     None => std::future::pending().await,
                 }
             };
@@ -100,52 +171,124 @@ impl Manager {
                 outcome = ended => {
                     let Some((operation, direction, _)) = self.running.take() else { continue };
                     report(direction, &outcome);
-                    let effects = self.operations.on(Instant::now(), Event::Finished { operation, outcome });
-                    self.apply(effects).await;
+                    self.happen(Event::Finished { operation, outcome }).await;
+                }
+                verdict = seen.recv(), if sighted && open => match verdict {
+                    Some((at, verdict)) => self.see(at, verdict).await,
+                    None => sighted = false,
+                },
+                running = looked => {
+                    self.looking = None;
+                    // What cannot be seen is asked for again.
+                    if let Some(running) = running {
+                        self.happen(Event::Looked { running }).await;
+                    }
+                }
+                () = due, if open => self.happen(Event::Time).await,
+            }
+        }
+    }
+
+    async fn happen(&mut self, event: Event) {
+        let effects = self.core.on(Instant::now(), event);
+        self.apply(effects).await;
+        let attention = self.core.attention();
+        self.attention
+            .send_if_modified(|now| std::mem::replace(now, attention) != attention);
+    }
+
+    async fn see(&mut self, at: usize, verdict: Verdict) {
+        let Some(database) = self.databases.get_mut(at) else {
+            return;
+        };
+        let was = database.seen.as_ref().map(|(verdict, _)| verdict.is_ready());
+        if was != Some(verdict.is_ready()) {
+            match &verdict {
+                Verdict::Ready => tracing::info!(database = database.name, "database answers"),
+                Verdict::NotReady(cause) => {
+                    tracing::warn!(database = database.name, %cause, "database does not answer as it should");
                 }
             }
+        }
+        let since = match &database.seen {
+            Some((_, since)) if was == Some(verdict.is_ready()) => *since,
+            _ => Instant::now(),
+        };
+        database.seen = Some((verdict, since));
+        // Until each has been asked once nothing is known of all.
+        let all = self.databases.iter().map(|database| {
+            let (verdict, _) = database.seen.as_ref()?;
+            Some(health(verdict))
+        });
+        let together = all.collect::<Option<Vec<_>>>();
+        if let Some(together) = together.and_then(|all| all.into_iter().reduce(Health::and)) {
+            self.happen(Event::Health(together)).await;
         }
     }
 
     async fn message(&mut self, message: Message) {
         match message {
             Message::Command {
-                direction,
+                order,
                 generation,
                 reply,
             } => {
                 self.tickets += 1;
                 let ticket = Ticket(self.tickets);
                 self.waiting.insert(ticket, reply);
-                let event = Event::Command {
-                    ticket,
-                    direction,
-                    generation,
+                let event = match order {
+                    Order::Move(direction) => Event::Command {
+                        ticket,
+                        direction,
+                        generation,
+                    },
+                    Order::Hold(terms) => Event::Hold {
+                        ticket,
+                        generation,
+                        hold: asked(terms, Instant::now()),
+                    },
+                    Order::Release => Event::Release { ticket, generation },
                 };
-                let effects = self.operations.on(Instant::now(), event);
-                self.apply(effects).await;
+                self.happen(event).await;
             }
             Message::Status { reply } => {
+                let now = Instant::now();
                 let mut response = Response::new(Action::Status, Status::Ok, String::new());
-                response.last_command = self.operations.last_command(Instant::now());
-                response.generation = self.operations.generation();
+                response.last_command = self.core.last_command(now);
+                response.generation = self.core.generation();
                 response.version = Some(env!("CARGO_PKG_VERSION").to_owned());
                 response.target = Some(self.units.target().to_owned());
+                response.standing = Some(self.core.shown());
+                response.held = self.core.hold().is_some().then_some(true);
+                response.databases = self.databases(now);
                 tokio::spawn(status(self.units.clone(), response, reply));
             }
             Message::Alive(reply) => drop(reply.send(())),
         }
     }
 
+    fn databases(&self, now: Instant) -> Option<Vec<DatabaseReport>> {
+        let reports = self.databases.iter().filter_map(|database| {
+            let (verdict, since) = database.seen.as_ref()?;
+            Some(DatabaseReport {
+                name: database.name.clone(),
+                ready: verdict.is_ready(),
+                why: (!verdict.is_ready()).then(|| verdict.to_string()),
+                age_ms: millis(now.saturating_duration_since(*since)),
+            })
+        });
+        (!self.databases.is_empty()).then(|| reports.collect())
+    }
+
     async fn apply(&mut self, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
-                Effect::Remember(generation) => self.remember(generation).await,
+                Effect::Remember(memo) => self.remember(*memo).await,
                 Effect::Abandon(operation) => {
                     self.running.take_if(|(id, _, _)| *id == operation);
                 }
-                Effect::Begin(operation, direction) => {
-                    tracing::info!(action = %direction.action(), unit = self.units.target(), "command begins");
+                Effect::Begin(operation, direction, why) => {
+                    tracing::info!(action = %direction.action(), unit = self.units.target(), why, "command begins");
                     notify::status(&format!(
                         "{} of {} under way",
                         direction.action(),
@@ -154,6 +297,7 @@ impl Manager {
                     let work = operate(self.units.clone(), direction, self.command_timeout);
                     self.running = Some((operation, direction, work.boxed()));
                 }
+                Effect::Look => self.looking = Some(look(self.units.clone()).boxed()),
                 Effect::Answer(ticket, response) => {
                     // Whoever hung up meanwhile needs no answer.
                     self.waiting.remove(&ticket).map(|reply| reply.send(response));
@@ -164,14 +308,15 @@ impl Manager {
 
     /// A disk that is full or hangs must not keep the databases waiting for their drain: it is reported, and the
     /// command goes on.
-    async fn remember(&mut self, generation: u64) {
+    async fn remember(&mut self, memo: Memo) {
         let Some(memory) = self.memory.clone() else {
             return;
         };
-        if memory.ask(generation) {
+        let generation = memo.generation;
+        if memory.ask(remembered(memo)) {
             self.writer = Some(tokio::task::spawn_blocking(move || memory.write()));
         }
-        // One that was left behind by an earlier command, when the disk was slow, writes this generation too.
+        // One that was left behind by an earlier command, when the disk was slow, writes this, too.
         let Some(writer) = &mut self.writer else {
             return;
         };
@@ -190,6 +335,64 @@ impl Manager {
             generation,
             "cannot remember the generation: after a restart a stale command may be taken until one with a higher generation comes"
         );
+    }
+}
+
+/// A hold that is to outlive a boot can go by the calendar only; a running guardian does not look at it again.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "no other clock goes on while the host is off"
+)]
+fn calendar() -> SystemTime {
+    SystemTime::now()
+}
+
+/// A hold that was asked for, from now on.
+fn asked(terms: HoldTerms, now: Instant) -> Hold {
+    let length = terms.for_ms.map(Duration::from_millis);
+    Hold {
+        reason: terms.reason,
+        until: length.and_then(|length| now.checked_add(length)),
+        until_wall: length.and_then(|length| calendar().checked_add(length)),
+    }
+}
+
+/// A hold of an earlier life.
+fn recalled(hold: WrittenHold, now: Instant) -> Hold {
+    let until_wall = hold.until_unix.map(|unix| UNIX_EPOCH + Duration::from_secs(unix));
+    let left = until_wall.map(|until| until.duration_since(calendar()).unwrap_or_default());
+    Hold {
+        reason: hold.reason,
+        until: left.and_then(|left| now.checked_add(left)),
+        until_wall,
+    }
+}
+
+fn remembered(memo: Memo) -> Remembered {
+    let unix = |at: SystemTime| at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    Remembered {
+        generation: memo.generation,
+        hold: memo.hold.map(|hold| WrittenHold {
+            reason: hold.reason,
+            until_unix: hold.until_wall.map(unix),
+        }),
+        standing: memo.standing,
+        unfinished: memo.unfinished,
+    }
+}
+
+/// Whether anything that depends on the databases runs; nothing when that cannot be seen.
+async fn look(units: Arc<dyn Units>) -> Option<bool> {
+    match timeout(STATUS_TIMEOUT, units.survey()).await {
+        Ok(Ok(survey)) => {
+            let runs = survey.units.iter().any(|unit| !unit.is_stopped());
+            Some(runs || survey.target_state == "active")
+        }
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "cannot see what runs");
+            None
+        }
+        Err(_) => None,
     }
 }
 

@@ -4,14 +4,17 @@
 //! times, during a drain too. Strangers cannot use up what peers need, and learn nothing. A second drain joins
 //! the first, an undrain supersedes it, and every command gets exactly one answer.
 //!
-//! **Not promised yet.** A guardian does nothing without a coordinator's command.
+//! With databases to ask, it repairs what messages missed: it drains when they are lost and nobody said so, and undrains when they
+//! are back. A hold keeps the host down against all of that.
 //!
-//! The decisions are in [`operations`] (what to do), [`session`] (what a frame means) and [`admission`] (who may
-//! be connected), with no clock and no socket; the rest is their shell.
+//! The decisions are in [`core`] (what is wanted), [`operations`] (what is under way), [`session`] (what a frame means) and
+//! [`admission`] (who may be connected), with no clock and no socket; the rest is their shell.
 
 pub mod admission;
 pub mod config;
 mod connection;
+pub mod core;
+pub mod databases;
 mod keys;
 mod line;
 mod log_budget;
@@ -22,6 +25,7 @@ mod serve;
 mod server;
 pub mod session;
 pub mod wait;
+pub mod watch;
 
 pub use config::ServeArgs;
 pub use serve::run as serve;

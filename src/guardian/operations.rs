@@ -1,16 +1,16 @@
-//! Which drain or undrain is under way, who waits for it, and what becomes of the next command: the guardian's
-//! decisions, with no clock, no socket and no unit.
+//! Which drain or undrain is under way, who waits for it, and what becomes of the next one. A part of [`super::core`]; pure.
 //!
 //! Invariants:
 //! - At most one operation is under way. A command of the same kind joins it; one of the other kind supersedes
 //!   it, and those who waited for it are told so.
 //! - Every command gets exactly one answer.
-//! - The generations that are acted on never decrease, and each is remembered before it is acted on.
+//! - The generations that are acted on never decrease.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::core::Effect;
 use crate::protocol::{Action, LastCommand, Response, Status, UnitReport};
 use crate::units::millis;
 
@@ -52,45 +52,12 @@ pub struct Outcome {
     pub units: Option<Vec<UnitReport>>,
 }
 
-/// What happens to a guardian.
-#[derive(Clone, Debug)]
-pub enum Event {
-    /// An authenticated peer commands.
-    Command {
-        /// Who waits for the answer.
-        ticket: Ticket,
-        /// What to do.
-        direction: Direction,
-        /// How old the command is, when it says so.
-        generation: Option<u64>,
-    },
-    /// An operation is over.
-    Finished {
-        /// Which one.
-        operation: OperationId,
-        /// What became of it.
-        outcome: Outcome,
-    },
-}
-
-/// What a guardian does about it, in this order.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Effect {
-    /// Write the highest generation down, before anything that follows.
-    Remember(u64),
-    /// Stop waiting for this operation. What it set in motion is overtaken by the one that begins next.
-    Abandon(OperationId),
-    /// Begin.
-    Begin(OperationId, Direction),
-    /// Answer.
-    Answer(Ticket, Box<Response>),
-}
-
 struct Current {
     id: OperationId,
     direction: Direction,
     began: Instant,
-    waiting: Vec<Ticket>,
+    /// And what they have asked for: a hold is a drain.
+    waiting: Vec<(Ticket, Action)>,
 }
 
 struct Last {
@@ -140,55 +107,46 @@ impl Operations {
         })
     }
 
-    /// Decides.
-    pub fn on(&mut self, now: Instant, event: Event) -> Vec<Effect> {
-        match event {
-            Event::Command {
-                ticket,
-                direction,
-                generation,
-            } => self.command(now, ticket, direction, generation),
-            Event::Finished { operation, outcome } => self.finished(now, operation, outcome),
+    /// Whether a command of this `generation` may be carried out. If so it is the highest one seen.
+    ///
+    /// # Errors
+    /// The answer, when it is stale.
+    pub(super) fn check(&mut self, action: Action, generation: Option<u64>) -> Result<(), Box<Response>> {
+        match (generation, self.generation) {
+            (Some(new), Some(seen)) if new < seen => Err(stale(action, new, seen).into()),
+            (Some(new), _) => {
+                self.generation = Some(new);
+                Ok(())
+            }
+            (None, _) => Ok(()),
         }
     }
 
-    fn command(
+    /// Begins, for this reason, or joins what is under way. Whoever waits, for the answer to which action, gets it at the end.
+    pub(super) fn begin(
         &mut self,
         now: Instant,
-        ticket: Ticket,
         direction: Direction,
-        generation: Option<u64>,
+        waiting: Option<(Ticket, Action)>,
+        why: String,
     ) -> Vec<Effect> {
+        if let Some(current) = &mut self.current
+            && current.direction == direction
+        {
+            current.waiting.extend(waiting);
+            return Vec::new();
+        }
         let mut effects = Vec::new();
-        if let Some(new) = generation {
-            match self.generation {
-                Some(seen) if new < seen => {
-                    return vec![Effect::Answer(ticket, stale(direction, new, seen).into())];
-                }
-                Some(seen) if new == seen => {}
-                _ => {
-                    self.generation = Some(new);
-                    effects.push(Effect::Remember(new));
-                }
-            }
-        }
-        match &mut self.current {
-            Some(current) if current.direction == direction => {
-                current.waiting.push(ticket);
-                return effects;
-            }
-            _ => {}
-        }
         if let Some(old) = self.current.take() {
             effects.push(Effect::Abandon(old.id));
             let message = format!(
                 "superseded: {} came while this {} was under way",
-                direction.action(),
+                waiting.map_or(direction.action(), |(_, action)| action),
                 old.direction.action()
             );
             let took = millis(now.saturating_duration_since(old.began));
-            effects.extend(old.waiting.into_iter().map(|ticket| {
-                let mut response = Response::new(old.direction.action(), Status::Error, message.clone());
+            effects.extend(old.waiting.into_iter().map(|(ticket, action)| {
+                let mut response = Response::new(action, Status::Error, message.clone());
                 response.elapsed_ms = Some(took);
                 Effect::Answer(ticket, response.into())
             }));
@@ -199,7 +157,7 @@ impl Operations {
             id,
             direction,
             began: now,
-            waiting: vec![ticket],
+            waiting: waiting.into_iter().collect(),
         });
         self.last = Some(Last {
             direction,
@@ -208,15 +166,18 @@ impl Operations {
             status: None,
             message: String::new(),
         });
-        effects.push(Effect::Begin(id, direction));
+        effects.push(Effect::Begin(id, direction, why));
         effects
     }
 
-    fn finished(&mut self, now: Instant, operation: OperationId, outcome: Outcome) -> Vec<Effect> {
-        // One that was abandoned may still report: nobody waits for it.
-        let Some(current) = self.current.take_if(|c| c.id == operation) else {
-            return Vec::new();
-        };
+    /// An operation is over: which it was, and the answers. Nothing when it was abandoned: nobody waits for it.
+    pub(super) fn finished(
+        &mut self,
+        now: Instant,
+        operation: OperationId,
+        outcome: Outcome,
+    ) -> Option<(Direction, Vec<Effect>)> {
+        let current = self.current.take_if(|c| c.id == operation)?;
         let took = now.saturating_duration_since(current.began);
         if let Some(last) = &mut self.last {
             last.took = Some(took);
@@ -228,167 +189,21 @@ impl Operations {
         if let Some(units) = outcome.units {
             response = response.with_units(units);
         }
-        current
-            .waiting
-            .into_iter()
-            .map(|ticket| Effect::Answer(ticket, response.clone().into()))
-            .collect()
+        let answers = current.waiting.into_iter().map(|(ticket, action)| {
+            let mut response = response.clone();
+            response.action = action;
+            Effect::Answer(ticket, response.into())
+        });
+        Some((current.direction, answers.collect()))
     }
 }
 
-fn stale(direction: Direction, new: u64, seen: u64) -> Response {
+fn stale(action: Action, new: u64, seen: u64) -> Response {
     let message = format!(
         "stale: generation {new} is older than {seen}, which this guardian has already seen; \
          nothing was done; send a generation of at least {seen}"
     );
-    let mut response = Response::new(direction.action(), Status::Error, message);
+    let mut response = Response::new(action, Status::Error, message);
     response.generation = Some(seen);
     response
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-    use std::collections::BTreeMap;
-
-    fn command(ticket: u64, direction: Direction, generation: Option<u64>) -> Event {
-        Event::Command {
-            ticket: Ticket(ticket),
-            direction,
-            generation,
-        }
-    }
-
-    fn ok(message: &str) -> Outcome {
-        Outcome {
-            status: Status::Ok,
-            message: message.to_owned(),
-            units: Some(Vec::new()),
-        }
-    }
-
-    fn finished(id: u64) -> Event {
-        Event::Finished {
-            operation: OperationId(id),
-            outcome: ok("done"),
-        }
-    }
-
-    fn answers(effects: &[Effect]) -> Vec<(u64, Status, String)> {
-        effects
-            .iter()
-            .filter_map(|e| match e {
-                Effect::Answer(t, r) => Some((t.0, r.status, r.message.clone())),
-                _ => None,
-            })
-            .collect()
-    }
-
-    #[test]
-    fn a_second_drain_joins_and_both_get_the_one_answer() {
-        let now = Instant::now();
-        let mut ops = Operations::default();
-        assert_eq!(
-            ops.on(now, command(1, Direction::Drain, None)),
-            [Effect::Begin(OperationId(1), Direction::Drain)]
-        );
-        assert_eq!(ops.on(now, command(2, Direction::Drain, None)), []);
-        let effects = ops.on(now + Duration::from_secs(3), finished(1));
-        assert_eq!(
-            answers(&effects),
-            [(1, Status::Ok, "done".into()), (2, Status::Ok, "done".into())]
-        );
-        let last = ops.last_command(now + Duration::from_secs(5)).unwrap();
-        assert_eq!(
-            (last.elapsed_ms, last.age_ms, last.status),
-            (3_000, 5_000, Some(Status::Ok))
-        );
-    }
-
-    #[test]
-    fn an_undrain_supersedes_a_drain_and_those_who_waited_are_told() {
-        let now = Instant::now();
-        let mut ops = Operations::default();
-        ops.on(now, command(1, Direction::Drain, None));
-        let effects = ops.on(now, command(2, Direction::Undrain, None));
-        assert_eq!(effects[0], Effect::Abandon(OperationId(1)));
-        assert!(
-            answers(&effects)[0]
-                .2
-                .starts_with("superseded: undrain came while this drain")
-        );
-        assert_eq!(effects[2], Effect::Begin(OperationId(2), Direction::Undrain));
-        // The abandoned one reports late: that changes nothing.
-        assert_eq!(ops.on(now, finished(1)), []);
-        assert_eq!(ops.current(), Some(Direction::Undrain));
-    }
-
-    #[test]
-    fn a_stale_generation_is_refused_and_a_new_one_remembered_first() {
-        let now = Instant::now();
-        let mut ops = Operations::new(Some(7));
-        let effects = ops.on(now, command(1, Direction::Undrain, Some(6)));
-        assert!(answers(&effects)[0].2.contains("generation 6 is older than 7"));
-        assert_eq!(
-            ops.on(now, command(2, Direction::Drain, Some(7))),
-            [Effect::Begin(OperationId(1), Direction::Drain)]
-        );
-        let effects = ops.on(now, command(3, Direction::Undrain, Some(8)));
-        assert_eq!(effects[0], Effect::Remember(8));
-        // A command that says nothing of its age is taken: the last one received wins.
-        assert!(matches!(
-            ops.on(now, command(4, Direction::Drain, None)).last(),
-            Some(Effect::Begin(..))
-        ));
-        assert_eq!(ops.generation(), Some(8));
-    }
-
-    proptest! {
-        /// Whatever comes in whatever order: one answer for each command, one operation at a time, and no
-        /// generation that is acted on is lower than one before it.
-        #[test]
-        fn every_command_is_answered_exactly_once(steps in proptest::collection::vec((0u8..4, 0u64..6), 0..60)) {
-            let now = Instant::now();
-            let mut ops = Operations::default();
-            let mut asked = 0u64;
-            let mut running: Option<u64> = None;
-            let mut begun = 0u64;
-            let mut highest = 0u64;
-            let mut count: BTreeMap<u64, u32> = BTreeMap::new();
-            let mut apply = |effects: Vec<Effect>, running: &mut Option<u64>, begun: &mut u64| {
-                for effect in effects {
-                    match effect {
-                        Effect::Begin(id, _) => { assert!(running.is_none()); *running = Some(id.0); *begun = id.0; }
-                        Effect::Abandon(id) => { assert_eq!(*running, Some(id.0)); *running = None; }
-                        Effect::Answer(t, _) => *count.entry(t.0).or_default() += 1,
-                        Effect::Remember(g) => { assert!(g > highest || highest == 0); highest = g; }
-                    }
-                }
-            };
-            for (what, number) in steps {
-                match what {
-                    0 | 1 => {
-                        asked += 1;
-                        let direction = if what == 0 { Direction::Drain } else { Direction::Undrain };
-                        let generation = (number > 2).then_some(number);
-                        let effects = ops.on(now, command(asked, direction, generation));
-                        apply(effects, &mut running, &mut begun);
-                    }
-                    2 => if let Some(id) = running.take() {
-                        let effects = ops.on(now, finished(id));
-                        apply(effects, &mut running, &mut begun);
-                    },
-                    // A report of an operation long gone.
-                    _ => { let effects = ops.on(now, finished(begun.saturating_sub(1 + number))); apply(effects, &mut running, &mut begun); }
-                }
-            }
-            if let Some(id) = running.take() {
-                let effects = ops.on(now, finished(id));
-                apply(effects, &mut running, &mut begun);
-            }
-            prop_assert_eq!(count.len() as u64, asked);
-            prop_assert!(count.values().all(|&n| n == 1));
-        }
-    }
 }

@@ -6,16 +6,19 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::config::{Config, ServeArgs, UnitsConfig};
+use super::core::Attention;
 use super::keys::Keys;
-use super::manager::{Manager, Message};
+use super::manager::{Manager, Message, Sight};
 use super::server::{self, Shared};
+use super::watch::watch as watch_database;
 use crate::cli::{Failure, block_on, print};
+use crate::probe::Probe;
 use crate::protocol::Keyring;
 use crate::telemetry::{self, notify};
 use crate::units::Units;
@@ -38,13 +41,21 @@ pub fn run(args: ServeArgs) -> Result<u8, Failure> {
         } else {
             "the key file is not there yet"
         };
-        let folder = match &config.state_dir {
-            Some(folder) if !folder.exists() => {
-                format!("; the state folder {} is not there yet", folder.display())
-            }
-            _ => String::new(),
-        };
-        print(&format!("the configuration is fine; {key}{folder}\n"))?;
+        let folders = [
+            ("state", &config.folders.state),
+            ("runtime", &config.folders.runtime),
+        ];
+        let absent = folders.into_iter().filter_map(|(name, folder)| {
+            let folder = folder.as_ref().filter(|folder| !folder.exists())?;
+            Some(format!(
+                "; the {name} folder {} is not there yet",
+                folder.display()
+            ))
+        });
+        print(&format!(
+            "the configuration is fine; {key}{}\n",
+            absent.collect::<String>()
+        ))?;
         return Ok(0);
     }
     let Some(keys) = config.keys.clone() else {
@@ -65,7 +76,17 @@ pub fn run(args: ServeArgs) -> Result<u8, Failure> {
         })?;
         inherited.extend(socket);
     }
-    block_on(serve(config, keys, inherited))?
+    // A guardian with one eye shut still obeys: a drain must not fail because a database's password is not there.
+    let probes = config.databases.probes("serve").unwrap_or_else(|failure| {
+        for why in failure.messages {
+            tracing::error!(
+                why,
+                "the databases are not watched: what messages miss is not repaired"
+            );
+        }
+        Vec::new()
+    });
+    block_on(serve(config, keys, probes, inherited))?
 }
 
 async fn listen(config: &Config, inherited: Vec<std::net::TcpListener>) -> Result<Vec<TcpListener>, Failure> {
@@ -122,7 +143,12 @@ async fn listen(config: &Config, inherited: Vec<std::net::TcpListener>) -> Resul
     }
 }
 
-async fn serve(config: Config, keys: Keyring, inherited: Vec<std::net::TcpListener>) -> Result<u8, Failure> {
+async fn serve(
+    config: Config,
+    keys: Keyring,
+    probes: Vec<Probe>,
+    inherited: Vec<std::net::TcpListener>,
+) -> Result<u8, Failure> {
     let fault = |error: std::io::Error| Failure::failed(format!("cannot listen to signals: {error}"));
     let hangup = signal(SignalKind::hangup()).map_err(fault)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(fault)?;
@@ -141,9 +167,32 @@ async fn serve(config: Config, keys: Keyring, inherited: Vec<std::net::TcpListen
         ),
     };
     let (to_manager, messages) = mpsc::channel(64);
-    let manager = tokio::spawn(
-        Manager::new(units.clone(), config.command_timeout, config.state_dir.clone()).run(messages),
+    let (to_attention, attention) = watch::channel(Attention::Calm);
+    let (to_seen, seen) = mpsc::channel(16);
+    let sight = Sight {
+        names: probes.iter().map(ToString::to_string).collect(),
+        seen,
+        attention: to_attention,
+    };
+    let (manager, seen) = Manager::new(
+        units.clone(),
+        config.command_timeout,
+        config.folders.clone(),
+        config.repairs,
+        sight,
     );
+    let manager = tokio::spawn(manager.run(messages, seen));
+    for (at, probe) in probes.into_iter().enumerate() {
+        tracing::info!(database = %probe, drain_after = ?config.repairs.drain_after, undrain_after = ?config.repairs.undrain_after, "watching");
+        tokio::spawn(watch_database(
+            at,
+            probe,
+            config.pace,
+            attention.clone(),
+            to_seen.clone(),
+        ));
+    }
+    drop(to_seen);
     let closing = CancellationToken::new();
     let keys = Arc::new(Keys::new(keys, config.psk_files.clone()));
     let watch = tokio::spawn(Arc::clone(&keys).watch(hangup));

@@ -5,7 +5,7 @@
 //! end it. A peer that is not authenticated learns nothing else.
 
 use crate::protocol::limits::FRAMES_BEFORE_AUTH;
-use crate::protocol::{Action, Answer, CommandId, Keyring, Request, RequestError};
+use crate::protocol::{Action, Answer, CommandId, HoldTerms, Keyring, Request, RequestError};
 
 /// What a peer sent, as far as this room cares.
 #[derive(Debug)]
@@ -39,6 +39,8 @@ pub enum Reaction {
         id: Option<CommandId>,
         /// How old the command is.
         generation: Option<u64>,
+        /// Of a hold.
+        terms: Option<HoldTerms>,
     },
 }
 
@@ -95,10 +97,12 @@ impl Session {
                 action,
                 id,
                 generation,
+                terms,
             }) => Reaction::Command {
                 action,
                 id,
                 generation,
+                terms,
             },
             Err(error) => Reaction::Reply(Answer::error(error.to_string())),
         }

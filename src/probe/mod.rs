@@ -78,6 +78,8 @@ pub struct Probe {
     /// A lookup that an earlier attempt did not see the end of. It cannot be cancelled: the next attempt
     /// waits for it again instead of tying up one more thread.
     pending: Option<JoinHandle<io::Result<Vec<SocketAddr>>>>,
+    /// Whether a sign of life is enough.
+    glancing: bool,
 }
 
 enum Question {
@@ -110,6 +112,7 @@ impl Probe {
             host: address.host,
             lookup: Arc::new(|host, port| (host, port).to_socket_addrs().map(Iterator::collect)),
             pending: None,
+            glancing: false,
         }
     }
 
@@ -124,6 +127,15 @@ impl Probe {
             Ok(Ok(addresses)) => addresses,
         };
         self.ask_all(&addresses, deadline).await
+    }
+
+    /// One attempt that leaves no trace in the database's log. Of a PostgreSQL without a login it tells only that the server is
+    /// there and serves new connections, not that a query would be answered; of all others the same as [`Self::attempt`].
+    pub async fn glance(&mut self, deadline: Instant) -> Verdict {
+        self.glancing = true;
+        let verdict = self.attempt(deadline).await;
+        self.glancing = false;
+        verdict
     }
 
     async fn addresses(&mut self) -> io::Result<Vec<SocketAddr>> {
@@ -183,6 +195,7 @@ impl Probe {
         };
         let heard = stream.heard();
         let (expected, question) = match &self.question {
+            Question::Postgres(None) if self.glancing => (Kind::Postgres, postgres::greet(stream).boxed()),
             Question::Postgres(login) => (Kind::Postgres, postgres::ask(stream, login.as_ref()).boxed()),
             Question::Redis(login) => (Kind::Redis, redis::ask(stream, login.as_ref()).boxed()),
         };

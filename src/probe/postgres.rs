@@ -71,6 +71,23 @@ impl Fault {
     }
 }
 
+/// Asks whether TLS may begin, and hangs up: whoever does so is not logged (ProcessStartupPacket in postgres.c says why).
+/// A server that has a process for us answers, be it yes or no.
+pub(super) async fn greet(mut stream: Bounded) -> Verdict {
+    let heard = stream.heard();
+    let mut out = BytesMut::new();
+    frontend::ssl_request(&mut out);
+    let mut answer = [0];
+    let exchange = async {
+        stream.write_all(&out).await?;
+        stream.read_exact(&mut answer).await
+    };
+    match exchange.await {
+        Ok(_) if matches!(&answer, b"S" | b"N") => Verdict::Ready,
+        _ => Verdict::NotReady(heard.cause(Kind::Postgres)),
+    }
+}
+
 /// The startup message, and the first answer that tells something.
 async fn knock(mut stream: Bounded) -> Result<Verdict, Fault> {
     let mut out = BytesMut::new();

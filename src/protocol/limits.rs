@@ -89,3 +89,8 @@ const _: () = assert!(
 );
 const _: () = assert!(MAX_STRANGERS_PER_ADDRESS <= MAX_STRANGERS && MAX_PEERS_PER_ADDRESS <= MAX_PEERS);
 const _: () = assert!(HANDSHAKE_TIMEOUT.as_secs() < AUTH_TIMEOUT.as_secs());
+
+/// Longest reason of a hold, in characters.
+pub const REASON_MAX_CHARS: usize = 200;
+/// Longest hold with an end, in milliseconds: a year.
+pub const HOLD_MAX_MS: u64 = 365 * 24 * 3_600 * 1_000;

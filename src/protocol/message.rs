@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use zeroize::Zeroizing;
 
-use super::limits::{ANSWER_MAX_BYTES, ANSWER_MAX_UNITS, ID_MAX_BYTES};
+use super::limits::{ANSWER_MAX_BYTES, ANSWER_MAX_UNITS, HOLD_MAX_MS, ID_MAX_BYTES, REASON_MAX_CHARS};
 use super::spaced::text;
 
 /// What an answer keeps free of units for everything else, in bytes.
@@ -28,6 +28,10 @@ pub enum Action {
     Ping,
     /// What do you guard, and in which state is it?
     Status,
+    /// Stop it, and keep it stopped whatever others say, until it is released or its time is over.
+    Hold,
+    /// End the hold.
+    Release,
 }
 
 impl Action {
@@ -38,13 +42,22 @@ impl Action {
             Self::Undrain => "undrain",
             Self::Ping => "ping",
             Self::Status => "status",
+            Self::Hold => "hold",
+            Self::Release => "release",
         }
     }
 
     fn parse(word: &str) -> Option<Self> {
-        [Self::Drain, Self::Undrain, Self::Ping, Self::Status]
-            .into_iter()
-            .find(|a| a.as_str() == word)
+        [
+            Self::Drain,
+            Self::Undrain,
+            Self::Ping,
+            Self::Status,
+            Self::Hold,
+            Self::Release,
+        ]
+        .into_iter()
+        .find(|a| a.as_str() == word)
     }
 }
 
@@ -80,7 +93,18 @@ pub enum Request {
         id: Option<CommandId>,
         /// The age of the command: one that is lower than the last one seen is refused as stale.
         generation: Option<u64>,
+        /// `hold` only: why, and for how long.
+        terms: Option<HoldTerms>,
     },
+}
+
+/// Why a host is held down, and for how long.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HoldTerms {
+    /// In the words of whoever does it: at most [`REASON_MAX_CHARS`], and no control characters.
+    pub reason: String,
+    /// In milliseconds; without it, until it is released.
+    pub for_ms: Option<u64>,
 }
 
 impl fmt::Debug for Request {
@@ -91,10 +115,11 @@ impl fmt::Debug for Request {
                 action,
                 id,
                 generation,
+                terms,
             } => {
                 write!(
                     f,
-                    "Command {{ action: {action}, id: {id:?}, generation: {generation:?} }}"
+                    "Command {{ action: {action}, id: {id:?}, generation: {generation:?}, terms: {terms:?} }}"
                 )
             }
         }
@@ -159,6 +184,13 @@ impl Request {
                     action,
                     id: id(fields.get("id"))?,
                     generation: generation(fields.get("generation"))?,
+                    terms: match action {
+                        Action::Hold => Some(HoldTerms {
+                            reason: reason(fields.get("reason"))?,
+                            for_ms: for_ms(fields.get("for_ms"))?,
+                        }),
+                        _ => None,
+                    },
                 })
             }
             Some(Value::String(other)) => Err(RequestError::UnknownType(excerpt(other))),
@@ -180,6 +212,10 @@ impl Request {
                 id: Option<&'a CommandId>,
                 #[serde(skip_serializing_if = "Option::is_none")]
                 generation: Option<u64>,
+                #[serde(skip_serializing_if = "Option::is_none")]
+                reason: Option<&'a str>,
+                #[serde(skip_serializing_if = "Option::is_none")]
+                for_ms: Option<u64>,
             },
         }
         text(&match self {
@@ -188,10 +224,13 @@ impl Request {
                 action,
                 id,
                 generation,
+                terms,
             } => Wire::Command {
                 action: *action,
                 id: id.as_ref(),
                 generation: *generation,
+                reason: terms.as_ref().map(|terms| terms.reason.as_str()),
+                for_ms: terms.as_ref().and_then(|terms| terms.for_ms),
             },
         })
     }
@@ -217,6 +256,36 @@ fn generation(value: Option<&Value>) -> Result<Option<u64>, RequestError> {
         other => Err(RequestError::InvalidField {
             field: "generation",
             expected: "a whole number from 0 to 18446744073709551615",
+            got: shown(other),
+        }),
+    }
+}
+
+fn reason(value: Option<&Value>) -> Result<String, RequestError> {
+    match value {
+        Some(Value::String(text)) if is_reason(text) => Ok(text.clone()),
+        other => Err(RequestError::InvalidField {
+            field: "reason",
+            expected: "a sentence of at most 200 characters that says why the host is held",
+            got: shown(other),
+        }),
+    }
+}
+
+/// Whether `text` can be the reason of a hold: it will be read in journals and on terminals.
+pub fn is_reason(text: &str) -> bool {
+    !text.trim().is_empty() && text.chars().count() <= REASON_MAX_CHARS && !text.chars().any(char::is_control)
+}
+
+fn for_ms(value: Option<&Value>) -> Result<Option<u64>, RequestError> {
+    match value {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::Number(n)) if n.as_u64().is_some_and(|ms| (1..=HOLD_MAX_MS).contains(&ms)) => {
+            Ok(n.as_u64())
+        }
+        other => Err(RequestError::InvalidField {
+            field: "for_ms",
+            expected: "a whole number of milliseconds from 1 to 31536000000 (a year)",
             got: shown(other),
         }),
     }
@@ -308,6 +377,21 @@ impl UnitReport {
     }
 }
 
+/// One database, as a guardian's own probe has seen it last.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatabaseReport {
+    /// Which: `postgres db:5432`.
+    pub name: String,
+    /// Whether it would serve a query.
+    pub ready: bool,
+    /// Why not, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+    /// How long it has been so, in milliseconds.
+    #[serde(default)]
+    pub age_ms: u64,
+}
+
 /// What a guardian last did, as `status` reports it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastCommand {
@@ -368,6 +452,15 @@ pub struct Response {
     /// Which guardian this is: random, made when it starts. The same from two names is one guardian, or one that stands for two.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instance: Option<String>,
+    /// `status` only: what the guardian wants for its host and why, in one line for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standing: Option<String>,
+    /// Whether a hold is on; in the answer to an undrain, that it was refused because of one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<bool>,
+    /// `status` only: what the guardian's own probes have seen last, for each database.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub databases: Option<Vec<DatabaseReport>>,
     /// `status` only: the fingerprints of the keys that the guardian accepts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keys: Option<Vec<String>>,
@@ -390,6 +483,9 @@ impl Response {
             generation: None,
             version: None,
             instance: None,
+            standing: None,
+            held: None,
+            databases: None,
             keys: None,
         }
     }

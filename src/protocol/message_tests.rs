@@ -16,6 +16,7 @@ fn requests_are_written_as_documented() {
             action: Action::Drain,
             id,
             generation,
+            terms: None,
         }
         .to_text()
     };
@@ -24,6 +25,48 @@ fn requests_are_written_as_documented() {
         command(Some(CommandId::Text("a".into())), Some(7)),
         r#"{"type": "command", "action": "drain", "id": "a", "generation": 7}"#
     );
+}
+
+#[test]
+fn a_hold_says_why_and_for_how_long() {
+    let hold = |reason: &str, for_ms| {
+        Request::Command {
+            action: Action::Hold,
+            id: None,
+            generation: None,
+            terms: Some(HoldTerms {
+                reason: reason.to_owned(),
+                for_ms,
+            }),
+        }
+        .to_text()
+    };
+    assert_eq!(
+        hold("a migration", Some(7_200_000)),
+        r#"{"type": "command", "action": "hold", "reason": "a migration", "for_ms": 7200000}"#
+    );
+    let parsed = Request::parse(&hold("a migration", Some(7_200_000))).unwrap();
+    let Request::Command {
+        terms: Some(terms), ..
+    } = parsed
+    else {
+        panic!("{parsed:?}");
+    };
+    assert_eq!(
+        (terms.reason.as_str(), terms.for_ms),
+        ("a migration", Some(7_200_000))
+    );
+    for (bad, told) in [
+        (hold("", None), "reason"),
+        (hold("two\nlines", None), "reason"),
+        (hold(&"x".repeat(201), None), "reason"),
+        (hold("x", Some(0)), "for_ms"),
+        (hold("x", Some(HOLD_MAX_MS + 1)), "for_ms"),
+        (r#"{"type": "command", "action": "hold"}"#.to_owned(), "reason"),
+    ] {
+        let error = Request::parse(&bad).unwrap_err().to_string();
+        assert!(error.contains(told), "{bad}: {error}");
+    }
 }
 
 #[test]
@@ -112,10 +155,10 @@ proptest! {
         let auth = Request::Auth { key: Zeroizing::new(key.clone()) };
         let same = matches!(Request::parse(&auth.to_text()), Ok(Request::Auth { key: read }) if *read == key);
         prop_assert!(same);
-        let text = Request::Command { action: Action::Status, id: id.map(CommandId::Number), generation }.to_text();
+        let text = Request::Command { action: Action::Status, id: id.map(CommandId::Number), generation, terms: None }.to_text();
         let same = matches!(
             Request::parse(&text),
-            Ok(Request::Command { action: Action::Status, id: i, generation: g })
+            Ok(Request::Command { action: Action::Status, id: i, generation: g, terms: None })
                 if i == id.map(CommandId::Number) && g == generation
         );
         prop_assert!(same, "{}", text);

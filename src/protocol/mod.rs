@@ -18,7 +18,8 @@ mod spaced;
 pub use channel::{Channel, ChannelError, Opening, SUBPROTOCOL, Wire};
 pub use key::{KeyError, Keyring, PresharedKey, hex};
 pub use message::{
-    Action, Answer, CommandId, LastCommand, Request, RequestError, Response, Status, UnitReport,
+    Action, Answer, CommandId, DatabaseReport, HoldTerms, LastCommand, Request, RequestError, Response,
+    Status, UnitReport, is_reason,
 };
 
 /// The TCP port that a guardian listens on when none is named.

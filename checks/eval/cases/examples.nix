@@ -88,8 +88,23 @@ in
         {
           name = "the key is neither in argv nor in the environment";
           ok =
-            lib.hasSuffix "\"--psk-file\" \"/run/secrets/IO_GUARDIAN_PSK\"" config.systemd.services.io-guardian.serviceConfig.ExecStart
+            lib.hasInfix "\"--psk-file\" \"/run/secrets/IO_GUARDIAN_PSK\"" config.systemd.services.io-guardian.serviceConfig.ExecStart
             && !(config.systemd.services.io-guardian.environment ? GUARDIAN_PSK_FILE);
+        }
+        {
+          name = "the guardian watches what the wait waits for, and logs in as it does";
+          ok =
+            lib.hasSuffix ''"--postgres" "nixio:5432" "--redis" "nixio:6379" --redis-password-file %d/redis'' config.systemd.services.io-guardian.serviceConfig.ExecStart
+            &&
+              config.systemd.services.io-guardian.serviceConfig.LoadCredential
+              == [ "redis:/run/secrets/REDIS/PASSWORD" ];
+          seen = config.systemd.services.io-guardian.serviceConfig.ExecStart;
+        }
+        {
+          name = "a boot does not start what somebody holds down";
+          ok =
+            config.systemd.services.io-databases-boot.unitConfig.ConditionPathExists
+            == "!/var/lib/io-guardian/hold.json";
         }
         {
           name = "polkit lets the guardian manage one unit";

@@ -155,7 +155,7 @@ with subtest("a drained host is updated: it stays drained, and the next undrain 
     stays("it rests", lambda: rest(app1), 5)
     comes_back()
     assert heard(app1)[-1] == "drain", heard(app1)
-    app1.succeed("journalctl -b -o cat -u io-guardian.service | tail -n 1 | grep -a 'command answered action=undrain'")
+    app1.succeed("journalctl -b -o cat -u io-guardian.service | grep -a 'command answered' | tail -n 1 | grep -a ' action=undrain '")
 
 with subtest("no key is in a journal"):
     for each in machines:

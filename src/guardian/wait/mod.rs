@@ -13,19 +13,18 @@
 mod progress;
 mod report;
 
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use clap::builder::NonEmptyStringValueParser;
 use futures_util::StreamExt;
 use futures_util::stream::{FuturesUnordered, Stream};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
-use crate::cli::{self, Failure, HostPort};
-use crate::probe::{Password, PostgresLogin, Probe, RedisLogin, Verdict};
+use super::databases::DatabaseArgs;
+use crate::cli::{self, Failure};
+use crate::probe::{Probe, Verdict};
 use crate::telemetry::{self, notify};
 
 use progress::{Progress, State, explain};
@@ -62,12 +61,8 @@ then prolongs TimeoutStartSec= for as long as it has attempts left.";
 #[derive(Args, Clone, Debug)]
 #[command(after_help = AFTER_HELP)]
 pub struct WaitArgs {
-    /// A PostgreSQL to wait for; may be given more than once. Port 5432 where none is written.
-    #[arg(long, value_name = "HOST[:PORT]")]
-    postgres: Vec<HostPort>,
-    /// A Redis to wait for; may be given more than once. Port 6379 where none is written.
-    #[arg(long, value_name = "HOST[:PORT]")]
-    redis: Vec<HostPort>,
+    #[command(flatten)]
+    databases: DatabaseArgs,
     /// How often a database may be found not ready before giving up on it, or `unlimited`.
     #[arg(long, value_name = "N", default_value = "60", value_parser = attempts_limit)]
     attempts: u32,
@@ -77,24 +72,6 @@ pub struct WaitArgs {
     /// Deadline of one attempt, the lookup of the name included.
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = cli::parse_duration)]
     timeout: Duration,
-    /// Refuse a PostgreSQL standby. Needs --user: only a query tells.
-    #[arg(long)]
-    require_primary: bool,
-    /// Log in to PostgreSQL as this role and have a query answered.
-    #[arg(long, value_name = "ROLE", value_parser = NonEmptyStringValueParser::new())]
-    user: Option<String>,
-    /// File with the password of --user.
-    #[arg(long, value_name = "FILE", requires = "user")]
-    password_file: Option<PathBuf>,
-    /// Database to log in to [default: named like --user].
-    #[arg(long, value_name = "NAME", requires = "user", value_parser = NonEmptyStringValueParser::new())]
-    database: Option<String>,
-    /// File with the password of Redis.
-    #[arg(long, value_name = "FILE")]
-    redis_password_file: Option<PathBuf>,
-    /// User of Redis' access control list [default: the default user].
-    #[arg(long, value_name = "NAME", requires = "redis_password_file", value_parser = NonEmptyStringValueParser::new())]
-    redis_user: Option<String>,
 }
 
 /// A limit that is never reached: at ten attempts a second it would take 13 years.
@@ -112,7 +89,6 @@ fn attempts_limit(text: &str) -> Result<u32, String> {
 
 /// Runs `io-guardian wait`.
 pub fn run(args: &WaitArgs) -> Result<u8, Failure> {
-    check(args)?;
     let probes = probes(args)?;
     telemetry::start(telemetry::stderr_is_journal());
     let pace = Pace {
@@ -123,62 +99,14 @@ pub fn run(args: &WaitArgs) -> Result<u8, Failure> {
     cli::block_on(wait(probes, pace))?
 }
 
-/// What clap cannot say with a remedy.
-fn check(args: &WaitArgs) -> Result<(), Failure> {
-    if args.postgres.is_empty() && args.redis.is_empty() {
+fn probes(args: &WaitArgs) -> Result<Vec<Probe>, Failure> {
+    if args.databases.is_empty() {
         return Err(Failure::usage(
             "wait: there is nothing to wait for; name a database with --postgres HOST[:PORT] or --redis HOST[:PORT]",
         ));
     }
-    if args.postgres.is_empty() && (args.require_primary || args.user.is_some()) {
-        return Err(Failure::usage(
-            "wait: --require-primary and --user are about PostgreSQL, but none is named; add --postgres HOST[:PORT]",
-        ));
-    }
-    if args.redis.is_empty() && args.redis_password_file.is_some() {
-        return Err(Failure::usage(
-            "wait: --redis-password-file is given, but no Redis is named; add --redis HOST[:PORT]",
-        ));
-    }
-    if args.require_primary && args.user.is_none() {
-        return Err(Failure::usage(
-            "wait: --require-primary needs a login, because only a query tells a primary from a standby; add --user \
-             ROLE, and --password-file FILE where the role has a password",
-        ));
-    }
-    Ok(())
-}
-
-fn probes(args: &WaitArgs) -> Result<Vec<Probe>, Failure> {
-    let mut wrong = Vec::new();
-    let mut read = |option: &str, path: Option<&Path>| {
-        path.and_then(|path| {
-            Password::read(path)
-                .map_err(|error| wrong.push(format!("wait: {option}: {error}")))
-                .ok()
-        })
-    };
-    let password = read("--password-file", args.password_file.as_deref());
-    let redis_password = read("--redis-password-file", args.redis_password_file.as_deref());
-    if !wrong.is_empty() {
-        return Err(Failure::configs(wrong));
-    }
-    let postgres_login = args.user.as_ref().map(|user| PostgresLogin {
-        user: user.clone(),
-        password,
-        database: args.database.clone().unwrap_or_else(|| user.clone()),
-        require_primary: args.require_primary,
-    });
-    let redis_login = redis_password.map(|password| RedisLogin {
-        user: args.redis_user.clone(),
-        password,
-    });
-    let postgres = args.postgres.iter().cloned();
-    let redis = args.redis.iter().cloned();
-    Ok(postgres
-        .map(|address| Probe::postgres(address, postgres_login.clone()))
-        .chain(redis.map(|address| Probe::redis(address, redis_login.clone())))
-        .collect())
+    args.databases.check("wait")?;
+    args.databases.probes("wait")
 }
 
 #[derive(Clone, Copy)]
@@ -338,6 +266,7 @@ async fn one(index: usize, mut probe: Probe, pace: Pace, found: mpsc::Sender<Fou
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::HostPort;
     use clap::Parser;
 
     #[derive(Parser)]
@@ -354,7 +283,7 @@ mod tests {
 
     fn failure(args: &[&str]) -> Failure {
         let args = parse(args);
-        check(&args).and_then(|()| probes(&args).map(drop)).unwrap_err()
+        probes(&args).map(drop).unwrap_err()
     }
 
     #[test]
