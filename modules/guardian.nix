@@ -169,6 +169,8 @@ in
           )
           + lib.optionalString watches asked.secrets;
         LoadCredential = lib.optionals watches asked.credentials;
+        # Where the password of a database is not there: a guardian that cannot watch must be there for the coordinator.
+        SetCredential = lib.optionals watches (map (name: "${name}:\\n") asked.passwords);
         # Looks at the key files.
         ExecReload = "${pkgs.coreutils}/bin/kill -HUP $MAINPID";
         User = "io-guardian";

@@ -115,7 +115,10 @@ in
       type = types.attrsOf types.raw;
       internal = true;
       readOnly = true;
-      default = { inherit databases secrets credentials; };
+      default = {
+        inherit databases secrets credentials;
+        passwords = lib.attrNames passwords;
+      };
       description = "Which databases are asked and as whom, as arguments: the guardian goes on asking them.";
     };
     redis = kind "redis" // {

@@ -1,7 +1,10 @@
 # Somebody holds a host down on purpose. Neither the databases nor other coordinators nor reboots of either end start it again.
 
 SAY = "io-coordinator {} --hosts app1 --psk-file /run/secrets/IO_GUARDIAN_PSK --fail-fast 2>&1"
-EXPECTED_ERRORS = ['^(nixio|app2): host has failed host=app1:9876 result=failed .* error="held until .*: a migration']
+EXPECTED_ERRORS = [
+    '^(nixio|app2): host has failed host=app1:9876 result=failed .* error="held until .*: a migration',
+    "^app1: the databases are not watched",
+]
 
 started()
 
@@ -45,4 +48,16 @@ with subtest("released, it runs like the others"):
 with subtest("a hold ends by itself"):
     nixio.succeed(SAY.format("hold --reason 'a moment' --for 8s"))
     assert rest(app1)
+    until("all dependents run", all_run, UNDRAIN)
+
+with subtest("a database's password that is not there keeps the guardian from watching, and not from obeying"):
+    app1.succeed(
+        "mv /run/secrets/REDIS/PASSWORD /run/password",
+        "systemctl restart io-guardian.service",
+        "journalctl -b -u io-guardian.service | grep -a 'the databases are not watched'",
+    )
+    nixio.succeed(SAY.format("drain"))
+    assert rest(app1)
+    app1.succeed("mv /run/password /run/secrets/REDIS/PASSWORD", "systemctl restart io-guardian.service")
+    nixio.succeed(SAY.format("undrain"))
     until("all dependents run", all_run, UNDRAIN)

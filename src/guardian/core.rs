@@ -18,7 +18,7 @@ use crate::protocol::{Action, LastCommand, Response, Status};
 /// How long databases that say nothing at all (a network that is cut looks like that) must do so until that is an outage. One that
 /// says that it goes down, or whose port is closed, needs no confirmation.
 const SILENCE: Duration = Duration::from_secs(3);
-/// How long the databases must answer until an outage is over, when undraining by itself is off.
+/// How long the databases must be ready until an outage is over, and the next one has a grace of its own.
 const STEADY: Duration = Duration::from_secs(5);
 /// An outage this soon after the guardian's own undrain makes the next one wait twice as long.
 const RELAPSE: Duration = Duration::from_secs(600);
@@ -230,13 +230,13 @@ pub struct Core {
     since: Instant,
     hold: Option<Hold>,
     health: Option<Health>,
-    /// The last time that the databases were ready.
-    last_ready: Option<Instant>,
+    /// The last time that the databases were not lost.
+    last_answer: Option<Instant>,
     /// Since when they are ready without a break.
     ready_since: Option<Instant>,
     /// Since when they say nothing, without a break.
     silent_since: Option<Instant>,
-    /// Since when they are not well: it is over only when they have been ready for [`Self::healing`].
+    /// Since when they are not well: it is over only when they have been ready for [`STEADY`].
     outage_since: Option<Instant>,
     /// When this guardian has undrained by itself, and how often an outage came soon after that.
     own_undrain: Option<Instant>,
@@ -256,7 +256,7 @@ impl Core {
             since: now,
             hold: memo.hold.clone(),
             health: None,
-            last_ready: None,
+            last_answer: None,
             ready_since: None,
             silent_since: None,
             outage_since: None,
@@ -385,17 +385,19 @@ impl Core {
             .zip(self.repairs.drain_after)
             .filter(|_| lost && self.hold.is_none() && self.operations.current().is_none())
             .map(|(since, after)| (since + after).max(self.look_at.unwrap_or(since)));
-        let healed = self
-            .ready_since
-            .filter(|_| self.outage_since.is_some() || self.awaits_undrain())
-            .map(|since| since + self.healing());
+        let ready = |for_long| self.ready_since.map(|since| since + for_long);
+        let over = self.outage_since.and_then(|_| ready(STEADY));
+        let healed = ready(self.healing()).filter(|_| self.awaits_undrain());
         let silence = self
             .silent_since
             .filter(|_| self.is_drained_without_outage())
             .map(|since| since + SILENCE);
         let until = self.hold.as_ref().and_then(|hold| hold.until);
         let retry = self.retry_at.filter(|_| self.operations.current().is_none());
-        [grace, healed, silence, until, retry].into_iter().flatten().min()
+        [grace, over, healed, silence, until, retry]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Decides.
@@ -471,7 +473,7 @@ impl Core {
                     return vec![Effect::Answer(ticket, response.into())];
                 }
                 // Told by one who knows: what the probes saw before is over, and if they still see it, it begins now.
-                self.last_ready = None;
+                self.last_answer = None;
                 self.outage_since = self.outage_since.map(|_| now);
             }
         }
@@ -508,7 +510,8 @@ impl Core {
     /// A hold is over: the host goes where the rest of the fleet is.
     fn after_hold(&mut self, now: Instant, ticket: Option<Ticket>) -> Vec<Effect> {
         let lost = self.health.is_some_and(Health::is_lost);
-        if lost && !matches!(self.standing, Standing::Drained { .. }) {
+        let heals = self.repairs.undrain_after.is_some();
+        if lost && heals && !matches!(self.standing, Standing::Drained { .. }) {
             // With the databases away it must not start; it will when they are back.
             self.standing = Standing::Drained {
                 by: By::Probes,
@@ -576,7 +579,7 @@ impl Core {
         self.silent_since = (health == Health::Silent).then(|| self.silent_since.unwrap_or(now));
         match health {
             Health::Ready => {
-                self.last_ready = Some(now);
+                self.last_answer = Some(now);
                 // One that starts with healthy databases has seen no outage.
                 if first {
                     self.outage_since = None;
@@ -585,12 +588,16 @@ impl Core {
             Health::Down | Health::Silent => {
                 // It was lost at some moment after it was last seen ready.
                 self.outage_since
-                    .get_or_insert_with(|| self.last_ready.unwrap_or(now));
+                    .get_or_insert_with(|| self.last_answer.unwrap_or(now));
                 if health == Health::Down {
                     self.mark_outage();
                 }
             }
-            Health::Unclear => {}
+            // Whoever answers is not lost: a grace that began before begins anew.
+            Health::Unclear => {
+                self.last_answer = Some(now);
+                self.outage_since = self.outage_since.map(|_| now);
+            }
         }
     }
 
@@ -621,6 +628,10 @@ impl Core {
             return Vec::new();
         }
         if self.is_lost_for_too_long(now) {
+            // What does not stop is tried again at its own pace, and not for ever.
+            if self.retry_at.is_some() || self.retries >= RETRIES {
+                return Vec::new();
+            }
             return self.drain_by_probes(now);
         }
         if drained {
@@ -637,14 +648,17 @@ impl Core {
     }
 
     fn drain_by_probes(&mut self, now: Instant) -> Vec<Effect> {
-        let soon = self
-            .own_undrain
-            .is_some_and(|at| now.saturating_duration_since(at) < RELAPSE);
-        self.relapses = if soon {
-            (self.relapses + 1).min(RELAPSES_MAX)
-        } else {
-            0
-        };
+        // One that is drained once more, because something of it still runs, is the same outage.
+        if !matches!(self.standing, Standing::Drained { .. }) {
+            let soon = self
+                .own_undrain
+                .is_some_and(|at| now.saturating_duration_since(at) < RELAPSE);
+            self.relapses = if soon {
+                (self.relapses + 1).min(RELAPSES_MAX)
+            } else {
+                0
+            };
+        }
         self.standing = Standing::Drained {
             by: By::Probes,
             outage: true,
@@ -667,15 +681,15 @@ impl Core {
             self.hold = None;
             effects.extend(self.after_hold(now, None));
         }
-        if has_been(self.ready_since, self.healing()) {
+        if has_been(self.ready_since, STEADY) {
             self.outage_since = None;
-            if self.awaits_undrain() {
-                self.standing = Standing::Undrained { by: By::Probes };
-                self.own_undrain = Some(now);
-                if self.hold.is_none() {
-                    let why = "the databases answer again, and nobody has undrained this host".to_owned();
-                    effects.extend(self.operations.begin(now, Direction::Undrain, None, why));
-                }
+        }
+        if has_been(self.ready_since, self.healing()) && self.awaits_undrain() {
+            self.standing = Standing::Undrained { by: By::Probes };
+            self.own_undrain = Some(now);
+            if self.hold.is_none() {
+                let why = "the databases answer again, and nobody has undrained this host".to_owned();
+                effects.extend(self.operations.begin(now, Direction::Undrain, None, why));
             }
         }
         if self.is_lost_for_too_long(now) && self.hold.is_none() && self.operations.current().is_none() {

@@ -244,6 +244,13 @@ fn a_blip_is_ridden_out_and_what_is_unclear_changes_nothing() {
     guardian.pass(seconds(60), Some(Health::Ready));
     guardian.pass(seconds(600), Some(Health::Unclear));
     assert_eq!(guardian.directions(), []);
+    // After long with answers that tell nothing, one look that is lost is the beginning of a grace, not its end.
+    guardian.pass(seconds(20), Some(Health::Silent));
+    assert_eq!(guardian.directions(), []);
+    guardian.pass(seconds(10), Some(Health::Unclear));
+    guardian.pass(seconds(25), Some(Health::Silent));
+    assert_eq!(guardian.directions(), []);
+    guardian.pass(seconds(60), Some(Health::Ready));
     // Late in the grace, but there: only one that is lost now is drained.
     guardian.see(Health::Ready);
     guardian.pass(seconds(28), Some(Health::Down));

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::config::{Config, ServeArgs, UnitsConfig};
-use super::core::Attention;
+use super::core::{Attention, Repairs};
 use super::keys::Keys;
 use super::manager::{Manager, Message, Sight};
 use super::server::{self, Shared};
@@ -34,7 +34,7 @@ const CLOSE_GRACE: Duration = Duration::from_secs(10);
 pub fn run(args: ServeArgs) -> Result<u8, Failure> {
     // Taken before anything else: what systemd hands over must not leak into anything that we start.
     let mut handed = listenfd::ListenFd::from_env();
-    let config = Config::read(&args)?;
+    let mut config = Config::read(&args)?;
     if args.check_config {
         let key = if config.keys.is_some() {
             "the key is fine"
@@ -86,6 +86,9 @@ pub fn run(args: ServeArgs) -> Result<u8, Failure> {
         }
         Vec::new()
     });
+    if probes.is_empty() {
+        config.repairs = Repairs::NONE;
+    }
     block_on(serve(config, keys, probes, inherited))?
 }
 
