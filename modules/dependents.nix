@@ -157,14 +157,18 @@ in
       documentation = [ "man:io-guardian(1)" ];
       wantedBy = [ "multi-user.target" ];
       restartIfChanged = false;
-      # Written by the guardian for as long as somebody holds this host down (`io-coordinator hold`).
-      unitConfig.ConditionPathExists = "!/var/lib/io-guardian/hold.json";
       serviceConfig = {
         Type = "oneshot";
         RemainAfterExit = true;
-        # Asked for and not waited for: a boot goes on while the databases are away.
-        ExecStart = "${config.systemd.package}/bin/systemctl start --no-block ${target}";
       };
+      # The file is there for as long as somebody holds this host down (`io-coordinator hold`); when that is over the guardian starts
+      # what it has held. No condition of the unit: it would stay inactive, and the next switch would start it.
+      # Asked for and not waited for: a boot goes on while the databases are away.
+      script = ''
+        if [ ! -e /var/lib/io-guardian/hold.json ]; then
+          ${config.systemd.package}/bin/systemctl start --no-block ${target}
+        fi
+      '';
     };
   };
 }

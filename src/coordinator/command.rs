@@ -209,18 +209,9 @@ pub fn run(cli: Cli) -> Result<u8, Failure> {
                     return Ok(code);
                 }
             }
-            let change = drain.change;
-            (
-                Action::Drain,
-                change.options,
-                Generation::of(change.generation, change.generation_file),
-            )
+            drain.change.of(Action::Drain)
         }
-        Command::Undrain(d) => (
-            Action::Undrain,
-            d.options,
-            Generation::of(d.generation, d.generation_file),
-        ),
+        Command::Undrain(change) => change.of(Action::Undrain),
         Command::Hold(hold) => {
             terms = Some(HoldTerms {
                 reason: hold.reason,
@@ -230,18 +221,9 @@ pub fn run(cli: Cli) -> Result<u8, Failure> {
                         .min(HOLD_MAX_MS)
                 }),
             });
-            let change = hold.change;
-            (
-                Action::Hold,
-                change.options,
-                Generation::of(change.generation, change.generation_file),
-            )
+            hold.change.of(Action::Hold)
         }
-        Command::Release(change) => (
-            Action::Release,
-            change.options,
-            Generation::of(change.generation, change.generation_file),
-        ),
+        Command::Release(change) => change.of(Action::Release),
         Command::Ping(options) => (Action::Ping, options, Generation::None),
         Command::Status(options) => (Action::Status, options, Generation::None),
         Command::Key(KeyCommand::New) => return cli::print(&format!("{}\n", keys::new_key()?)).map(|()| 0),
@@ -295,13 +277,15 @@ enum Generation {
     File(PathBuf),
 }
 
-impl Generation {
-    fn of(number: Option<u64>, file: Option<PathBuf>) -> Self {
-        match (number, file) {
-            (Some(number), _) => Self::Given(number),
-            (None, Some(file)) => Self::File(file),
-            (None, None) => Self::None,
-        }
+impl Change {
+    /// What is to be done, where, and with which generation.
+    fn of(self, action: Action) -> (Action, Options, Generation) {
+        let generation = match (self.generation, self.generation_file) {
+            (Some(number), _) => Generation::Given(number),
+            (None, Some(file)) => Generation::File(file),
+            (None, None) => Generation::None,
+        };
+        (action, self.options, generation)
     }
 }
 

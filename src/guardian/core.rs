@@ -227,7 +227,6 @@ pub struct Core {
     repairs: Repairs,
     operations: Operations,
     standing: Standing,
-    since: Instant,
     hold: Option<Hold>,
     health: Option<Health>,
     /// The last time that the databases were not lost.
@@ -253,7 +252,6 @@ impl Core {
             repairs,
             operations: Operations::new(memo.generation),
             standing: memo.standing,
-            since: now,
             hold: memo.hold.clone(),
             health: None,
             last_answer: None,
@@ -304,9 +302,9 @@ impl Core {
         self.operations.current()
     }
 
-    /// What is wanted for the host, and since when.
-    pub fn standing(&self) -> (Standing, Instant) {
-        (self.standing, self.since)
+    /// What is wanted for the host.
+    pub fn standing(&self) -> Standing {
+        self.standing
     }
 
     /// The hold that is on.
@@ -426,9 +424,6 @@ impl Core {
         effects.extend(self.settle(now));
         let memo = self.memo();
         if memo != before {
-            if memo.standing != before.standing {
-                self.since = now;
-            }
             effects.insert(0, Effect::Remember(memo.into()));
         }
         effects
@@ -573,20 +568,13 @@ impl Core {
     }
 
     fn see(&mut self, now: Instant, health: Health) {
-        let first = self.health.is_none();
         self.health = Some(health);
         self.ready_since = (health == Health::Ready).then(|| self.ready_since.unwrap_or(now));
         self.silent_since = (health == Health::Silent).then(|| self.silent_since.unwrap_or(now));
         match health {
-            Health::Ready => {
-                self.last_answer = Some(now);
-                // One that starts with healthy databases has seen no outage.
-                if first {
-                    self.outage_since = None;
-                }
-            }
+            Health::Ready => self.last_answer = Some(now),
             Health::Down | Health::Silent => {
-                // It was lost at some moment after it was last seen ready.
+                // It was lost at some moment after its last answer.
                 self.outage_since
                     .get_or_insert_with(|| self.last_answer.unwrap_or(now));
                 if health == Health::Down {
@@ -616,7 +604,7 @@ impl Core {
             && matches!(self.standing, Standing::Drained { outage: true, .. })
     }
 
-    /// How long the databases must be ready until an outage is over.
+    /// How long the databases must be ready until a host that was drained is undrained.
     fn healing(&self) -> Duration {
         let base = self.repairs.undrain_after.unwrap_or(STEADY);
         (base * 2u32.saturating_pow(self.relapses)).min(LONGEST_HEALING.max(base))

@@ -348,7 +348,7 @@ fn a_restart_goes_on_where_it_was() {
     guardian.happen(Event::Looked { running: true });
     guardian.pass(seconds(600), Some(Health::Ready));
     assert_eq!(guardian.directions(), []);
-    assert_eq!(guardian.core.standing().0, Standing::Unknown);
+    assert_eq!(guardian.core.standing(), Standing::Unknown);
 }
 
 #[test]

@@ -69,10 +69,8 @@ struct Database {
 
 /// What the manager is told of the databases.
 pub(super) struct Sight {
-    /// Their names, in the order of the numbers in `seen`.
+    /// Their names, in the order of their numbers.
     pub(super) names: Vec<String>,
-    /// The verdicts.
-    pub(super) seen: mpsc::Receiver<Seen>,
     /// Where it says how closely they must be watched.
     pub(super) attention: watch::Sender<Attention>,
 }
@@ -102,10 +100,10 @@ impl Manager {
         folders: Folders,
         repairs: Repairs,
         sight: Sight,
-    ) -> (Self, mpsc::Receiver<Seen>) {
+    ) -> Self {
         let (remembered, errors) = memory::recall(&folders);
         for error in errors {
-            tracing::error!(%error, "cannot recall what was before the start: a stale command may be taken until one with a higher generation comes");
+            tracing::error!(%error, "cannot recall what was before the start: without the generation a stale command may be taken until a newer one comes, and a hold that cannot be read stays on");
         }
         let now = Instant::now();
         let memo = Memo {
@@ -116,7 +114,7 @@ impl Manager {
         };
         let (core, first) = Core::start(now, repairs, memo);
         let forgets = folders == Folders::default();
-        let manager = Self {
+        Self {
             units,
             core,
             command_timeout,
@@ -133,11 +131,10 @@ impl Manager {
                 .collect(),
             attention: sight.attention,
             first,
-        };
-        (manager, sight.seen)
+        }
     }
 
-    /// Runs until every sender of `messages` is gone and nothing is under way.
+    /// Hears what is `seen` of the databases, and runs until every sender of `messages` is gone and nothing is under way.
     pub(super) async fn run(mut self, mut messages: mpsc::Receiver<Message>, mut seen: mpsc::Receiver<Seen>) {
         let first = std::mem::take(&mut self.first);
         self.apply(first).await;
@@ -333,7 +330,7 @@ impl Manager {
         tracing::error!(
             error = why,
             generation,
-            "cannot remember the generation: after a restart a stale command may be taken until one with a higher generation comes"
+            "cannot remember what was decided: after a restart a stale command may be taken, and a hold is forgotten; make room on the disk, or mend it, and give the command again"
         );
     }
 }

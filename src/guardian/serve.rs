@@ -174,10 +174,9 @@ async fn serve(
     let (to_seen, seen) = mpsc::channel(16);
     let sight = Sight {
         names: probes.iter().map(ToString::to_string).collect(),
-        seen,
         attention: to_attention,
     };
-    let (manager, seen) = Manager::new(
+    let manager = Manager::new(
         units.clone(),
         config.command_timeout,
         config.folders.clone(),

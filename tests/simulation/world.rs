@@ -132,6 +132,10 @@ struct World {
     open: Vec<u64>,
     /// Since when the databases were not seen ready, from this host.
     unseen_since: Option<Instant>,
+    /// Since when they are ready without a break.
+    ready_since: Option<Instant>,
+    /// Since when they are not well: lost, and not ready for long enough in between, nor with an answer that told nothing.
+    unwell_since: Option<Instant>,
     /// Whether they were seen gone since the last drain.
     gone_since_drain: bool,
     peaceful: bool,
@@ -169,6 +173,8 @@ pub(crate) fn live(seed: u64, loud: bool) -> Told {
         tickets: 0,
         open: Vec::new(),
         unseen_since: None,
+        ready_since: None,
+        unwell_since: None,
         gone_since_drain: false,
         peaceful: false,
         starting: false,
@@ -314,8 +320,16 @@ impl World {
                         self.unseen_since.get_or_insert(self.now);
                     }
                 }
+                self.ready_since = (health == Health::Ready).then(|| self.ready_since.unwrap_or(self.now));
+                if self.ready_since.is_some_and(|since| self.now - since >= HEALTHY) {
+                    self.unwell_since = None;
+                }
+                if health == Health::Unclear {
+                    self.unwell_since = self.unwell_since.map(|_| self.now);
+                }
                 if matches!(health, Health::Down | Health::Silent) {
                     self.gone_since_drain = true;
+                    self.unwell_since.get_or_insert(self.now);
                 }
                 let effects = self.core.on(self.now, Event::Health(health));
                 self.apply(effects, None);
@@ -375,7 +389,7 @@ impl World {
         let stale = generation
             .zip(self.core.generation())
             .is_some_and(|(new, seen)| new < seen);
-        let before = (self.core.standing().0, self.core.hold().cloned());
+        let before = (self.core.standing(), self.core.hold().cloned());
         let event = match order {
             Order::Move(direction) => Event::Command {
                 ticket,
@@ -401,7 +415,7 @@ impl World {
                 "a stale command began something: {effects:?}"
             );
             assert_eq!(
-                (self.core.standing().0, self.core.hold().cloned()),
+                (self.core.standing(), self.core.hold().cloned()),
                 before,
                 "a stale command changed something"
             );
@@ -514,12 +528,13 @@ impl World {
             Direction::Drain if obeyed.is_some() || self.starting => {}
             Direction::Drain => {
                 self.told.own_drains += 1;
-                let standing = self.core.standing().0;
+                let standing = self.core.standing();
                 let retried = matches!(standing, Standing::Drained { .. }) && self.core.is_retrying();
-                let unseen = self.unseen_since.map(|since| self.now - since);
+                // From the last look that found them, which was up to a look before the first that did not.
+                let unwell = self.unwell_since.map(|since| self.now - since + 5 * LOOK);
                 assert!(
-                    retried || unseen.is_some(),
-                    "it drains although the databases were just seen ready: {unseen:?}"
+                    retried || unwell.is_some_and(|unwell| unwell >= GRACE),
+                    "it drains before the grace is over: {unwell:?}"
                 );
             }
             Direction::Undrain => {
@@ -538,9 +553,9 @@ impl World {
                     Some(Health::Silent),
                     "it starts with the databases away"
                 );
-                if let Standing::Undrained { by: By::Probes } = self.core.standing().0 {
+                if let Standing::Undrained { by: By::Probes } = self.core.standing() {
                     assert!(
-                        self.gone_since_drain || self.life > 0,
+                        self.gone_since_drain,
                         "it undoes a drain although the databases never went"
                     );
                 }
@@ -552,7 +567,7 @@ impl World {
     fn judge(&self) {
         assert!(self.open.is_empty(), "commands without an answer");
         assert!(self.under_way.is_none(), "something is under way for ever");
-        let standing = self.core.standing().0;
+        let standing = self.core.standing();
         if self.core.hold().is_some() {
             assert!(!self.running || self.by_hand, "what is held runs");
             return;

@@ -1,7 +1,7 @@
 # A disk that is full keeps no drain from being done. Where the coordinator cannot remember, only an undrain waits for room.
 
 EXPECTED_ERRORS = [
-    "^app1: cannot remember the generation: after a restart a stale command may be taken",
+    "^app1: cannot remember what was decided: after a restart a stale command may be taken",
     "^nixio: cannot remember the generation: draining with one above the last",
     "^nixio: io-coordinator: cannot write /var/lib/io-coordinator/generation: .*; nothing was sent",
     # systemd's own, of an undrain that could not be sent.

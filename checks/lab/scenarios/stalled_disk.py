@@ -1,6 +1,6 @@
 # A guardian whose disk stalls drains and undrains all the same, and remembers when the disk goes on.
 
-EXPECTED_ERRORS = ["^app1: cannot remember the generation: after a restart a stale command may be taken"]
+EXPECTED_ERRORS = ["^app1: cannot remember what was decided: after a restart a stale command may be taken"]
 
 disk = app1.disk("/var/lib/io-guardian")
 started()
