@@ -10,7 +10,7 @@
 //! - [`protocol`]: the messages, the key and the limits of the wire. Types and pure functions.
 //! - [`units`]: control of what depends on the databases: systemd over D-Bus, or child processes.
 //! - [`probe`]: is this database ready? PostgreSQL and Redis, each asked in its own protocol.
-//! - [`telemetry`]: logs, and what the service manager is told.
+//! - [`telemetry`]: logs, figures over HTTP, and what the service manager is told.
 //! - [`cli`]: durations, addresses, exit codes, one printer for all failures, completions and man pages.
 //!
 //! Roles, which meet only through the wire and systemd:

@@ -111,6 +111,16 @@ pub fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
+/// The time in milliseconds since 1970: what outlives a process, and what people and other hosts understand.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "no other clock is shared by hosts, or outlives a file"
+)]
+pub fn unix_milliseconds() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(0))
+}
+
 /// Runs `future` on this thread: the runtime of every binary of this package.
 pub fn block_on<F: Future>(future: F) -> Result<F::Output, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -1,10 +1,12 @@
-//! Logs, and what the service manager is told.
+//! Logs, figures, and what the service manager is told.
 //!
 //! Logs go to standard error. Under a journal each line carries its level as systemd's `<N>` prefix and no time
 //! (the journal has both); on a terminal it carries them itself. `RUST_LOG` chooses what is shown
 //! (`io_guardian=debug`); without it everything from `info` on is.
 
 mod audit;
+pub mod http;
+pub mod metrics;
 pub mod notify;
 
 pub use audit::audit;
