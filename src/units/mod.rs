@@ -12,6 +12,7 @@ mod settled;
 pub mod systemd;
 
 use futures_util::future::BoxFuture;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::protocol::UnitReport;
@@ -49,6 +50,9 @@ pub trait Units: Send + Sync {
     /// # Errors
     /// When the units could not be reached.
     fn survey(&self) -> BoxFuture<'_, Result<Survey, UnitsError>>;
+
+    /// Tells `changed` each time that something of what [`Units::survey`] shows may have changed. Runs until it is dropped.
+    fn watch<'a>(&'a self, changed: &'a Notify) -> BoxFuture<'a, ()>;
 
     /// The guardian ends: child processes are stopped, systemd's units are left alone.
     fn close(&self) -> BoxFuture<'_, ()>;

@@ -23,7 +23,7 @@ use std::io;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
 pub use config::{ProcessSpec, RawProcess, validate};
@@ -189,6 +189,16 @@ impl Units for Processes {
                 target_state: target_state.to_owned(),
                 units: snapshot.units,
             })
+        })
+    }
+
+    fn watch<'a>(&'a self, changed: &'a Notify) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            let mut snapshots = self.snapshots.clone();
+            while snapshots.changed().await.is_ok() {
+                changed.notify_one();
+            }
+            std::future::pending().await
         })
     }
 

@@ -45,7 +45,7 @@ pub(super) fn spawn(spec: &ProcessSpec) -> io::Result<i32> {
 }
 
 /// Makes `command` lead a process group of its own, get `on_our_death` when the thread that spawns it ends, and
-/// inherit neither a descriptor but the standard ones nor what a service manager told us.
+/// inherit neither a descriptor but the standard ones, nor our ambient capabilities, nor what a service manager told us.
 pub fn in_own_group(command: &mut Command, on_our_death: Option<Signal>) {
     command.process_group(0);
     for variable in OURS {
@@ -59,11 +59,12 @@ pub fn in_own_group(command: &mut Command, on_our_death: Option<Signal>) {
             return Err(Errno::ESRCH.into());
         }
         close_on_exec();
+        keep_capabilities_to_ourselves();
         Ok(())
     };
     #[allow(unsafe_code)]
     // SAFETY: between fork and exec only async-signal-safe calls are allowed (signal-safety(7)). `prepare` makes
-    // three system calls (prctl, getppid, close_range), and neither allocates, locks nor panics.
+    // four system calls (prctl twice, getppid, close_range), and neither allocates, locks nor panics.
     unsafe {
         command.pre_exec(prepare);
     }
@@ -81,6 +82,16 @@ pub(super) fn in_own_session(command: &mut Command) {
     // SAFETY: as above: two system calls (setsid, close_range), and nothing else.
     unsafe {
         command.pre_exec(prepare);
+    }
+}
+
+/// What a unit gives us as ambient capabilities (CAP_NET_ADMIN, say) is not for what we start.
+fn keep_capabilities_to_ourselves() {
+    let (all, none): (nix::libc::c_ulong, nix::libc::c_ulong) = (nix::libc::PR_CAP_AMBIENT_CLEAR_ALL as _, 0);
+    #[allow(unsafe_code)]
+    // SAFETY: prctl(2) with PR_CAP_AMBIENT and PR_CAP_AMBIENT_CLEAR_ALL takes numbers only, the rest of which must be zero.
+    unsafe {
+        nix::libc::prctl(nix::libc::PR_CAP_AMBIENT, all, none, none, none);
     }
 }
 

@@ -22,11 +22,13 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all};
+use futures_util::{FutureExt, StreamExt};
+use tokio::sync::Notify;
+use tokio::sync::broadcast::error::RecvError;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use self::bus::{Bus, CallError, Link, Listed};
+use self::bus::{Bus, CallError, Link, Listed, Signal};
 use self::graph::Graph;
 use self::states::{Progress, is_at_rest, to_wait_for};
 use self::waiting::Waiting;
@@ -301,6 +303,52 @@ impl Systemd {
         }
     }
 
+    /// The object paths of the target and all that hangs on it.
+    async fn paths(&self, link: &Link) -> Result<HashSet<String>, Interrupted> {
+        let graph = self.read_graph(link).await?.0;
+        let names = graph.dependents.iter().chain([&self.target]);
+        Ok(names.map(|unit| bus::unit_path(unit)).collect())
+    }
+
+    /// Tells `changed` of what systemd says of the units of the graph as it is now, until they may be others.
+    async fn watch_link(&self, changed: &Notify) -> Result<(), Interrupted> {
+        let lost = |why: &str| Interrupted::Lost(why.to_owned());
+        let link = self.link().await?;
+        let mut signals = link.signals();
+        let mut changes = link
+            .unit_changes()
+            .await
+            .map_err(|error| self.interrupted(error, "read", &self.target))?;
+        let mut paths = self.paths(&link).await?;
+        // What changed while nobody listened.
+        changed.notify_one();
+        loop {
+            tokio::select! {
+                message = changes.next() => match message {
+                    Some(Ok(message)) => {
+                        if message.header().path().is_some_and(|path| paths.contains(path.as_str())) {
+                            changed.notify_one();
+                        }
+                    }
+                    _ => return Err(lost("the connection to the system bus ended")),
+                },
+                signal = signals.recv() => match signal {
+                    // Also of what depends on a dependent: it is shown while it stops. And one that nobody has heard of may hang
+                    // on the target since the last reload.
+                    Ok(Signal::JobRemoved { unit, .. }) => {
+                        if !paths.contains(&bus::unit_path(&unit)) {
+                            paths = self.paths(&link).await?;
+                        }
+                        changed.notify_one();
+                    }
+                    // Its units may be others now.
+                    Ok(Signal::Restarted) | Err(RecvError::Lagged(_)) => return Ok(()),
+                    Err(RecvError::Closed) => return Err(lost("the connection to the system bus ended")),
+                },
+            }
+        }
+    }
+
     async fn try_undrain(&self, progress: &mut Progress) -> Result<(), Interrupted> {
         let link = self.link().await?;
         let mut waiting = Waiting::new(&link);
@@ -346,6 +394,46 @@ impl Systemd {
     }
 }
 
+/// Starts one unit, and returns when its job is over: a oneshot has run then.
+///
+/// # Errors
+/// When systemd could not be reached, or the job did not end well. Trying again may help.
+pub async fn start_unit(unit: &str) -> Result<(), UnitsError> {
+    match Systemd::new(unit).try_start_one().await {
+        Ok(()) => Ok(()),
+        Err(Interrupted::Fatal(error)) => Err(error),
+        Err(Interrupted::Lost(reason)) => Err(UnitsError::Unreachable { reason }),
+    }
+}
+
+impl Systemd {
+    async fn try_start_one(&self) -> Result<(), Interrupted> {
+        let lost = |why: &str| Interrupted::Lost(why.to_owned());
+        let link = self.link().await?;
+        let mut signals = link.signals();
+        let queued = link.queue("StartUnit", &self.target).await;
+        let wanted = queued.map_err(|error| self.interrupted(error, "start", &self.target))?;
+        loop {
+            match signals.recv().await {
+                Ok(Signal::JobRemoved { job, result, .. }) if Some(job) == wanted => {
+                    if result == "done" || result == "skipped" {
+                        return Ok(());
+                    }
+                    return Err(Interrupted::Fatal(UnitsError::Job {
+                        verb: "start",
+                        unit: self.target.clone(),
+                        reason: format!("its job ended with {result:?}"),
+                    }));
+                }
+                Ok(Signal::JobRemoved { .. }) => {}
+                Ok(Signal::Restarted) => return Err(lost("systemd was restarted")),
+                Err(RecvError::Lagged(_)) => return Err(lost("too many signals at once")),
+                Err(RecvError::Closed) => return Err(lost("the connection to the system bus ended")),
+            }
+        }
+    }
+}
+
 impl Units for Systemd {
     fn target(&self) -> &str {
         &self.target
@@ -384,6 +472,23 @@ impl Units for Systemd {
                     self.bus.forget().await;
                     Err(UnitsError::Unreachable { reason })
                 }
+            }
+        }
+        .boxed()
+    }
+
+    fn watch<'a>(&'a self, changed: &'a Notify) -> BoxFuture<'a, ()> {
+        async move {
+            let mut pause = RETRY_FIRST;
+            loop {
+                match self.watch_link(changed).await {
+                    Ok(()) => pause = RETRY_FIRST,
+                    Err(Interrupted::Lost(_)) => self.bus.forget().await,
+                    Err(Interrupted::Fatal(_)) => pause = STOP_AGAIN_MOST,
+                }
+                changed.notify_one();
+                sleep(pause).await;
+                pause = (pause * 2).min(STOP_AGAIN_MOST);
             }
         }
         .boxed()
