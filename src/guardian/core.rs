@@ -8,6 +8,7 @@
 //! - Nothing is started by the guardian while a hold is on, nor while the databases do not answer.
 //! - When the databases have been healthy for long enough after an outage, and no hold is on, the host is being undrained.
 
+use std::collections::VecDeque;
 use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
@@ -22,8 +23,14 @@ const SILENCE: Duration = Duration::from_secs(3);
 const STEADY: Duration = Duration::from_secs(5);
 /// An outage this soon after the guardian's own undrain makes the next one wait twice as long.
 const RELAPSE: Duration = Duration::from_secs(600);
-/// The longest that this makes it wait.
+/// Databases that come and go must be ready for twice as long each time that they have gone again, but for the first, and no longer than this: they may be
+/// down for seconds that no look falls into, so that two moments look like one.
+const FLAPPING_HEALING: Duration = Duration::from_secs(60);
+/// The longest that relapses make it wait.
 const LONGEST_HEALING: Duration = Duration::from_secs(300);
+/// Undrains within [`RELAPSE`] after which a drain by command is nothing unusual. From the next on databases crash again and again: the host waits for
+/// longer than its coordinator does (`coordinator::damping`), which knows better, and would otherwise be overtaken.
+const UNDRAINS_FREE: u32 = 4;
 /// How often a host that should have nothing running is looked at while the databases are lost.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// When an operation that failed is tried again by the guardian itself; that doubles each time, and it gives up after so many: a unit
@@ -240,6 +247,12 @@ pub struct Core {
     /// When this guardian has undrained by itself, and how often an outage came soon after that.
     own_undrain: Option<Instant>,
     relapses: u32,
+    /// When this host was undrained, by whomever: the last [`RELAPSES_MAX`] times.
+    undrains: VecDeque<Instant>,
+    /// How many of them were within [`RELAPSE`] when it was drained by command.
+    undrains_before: u32,
+    /// How often they were ready in this outage, and gone again.
+    flaps: u32,
     look_at: Option<Instant>,
     retry_at: Option<Instant>,
     retries: u32,
@@ -260,6 +273,9 @@ impl Core {
             outage_since: None,
             own_undrain: None,
             relapses: 0,
+            undrains: VecDeque::new(),
+            undrains_before: 0,
+            flaps: 0,
             look_at: None,
             retry_at: None,
             retries: 0,
@@ -449,6 +465,10 @@ impl Core {
         match direction {
             Direction::Drain => {
                 // A new drain begins a new story: what was seen before it is no reason to undo it.
+                if !repeated {
+                    self.flaps = 0;
+                    self.undrains_before = self.undrains_soon_before(now);
+                }
                 let seen = repeated && matches!(self.standing, Standing::Drained { outage: true, .. });
                 let outage = seen || self.health == Some(Health::Down);
                 self.standing = Standing::Drained {
@@ -467,8 +487,17 @@ impl Core {
                     response.held = Some(true);
                     return vec![Effect::Answer(ticket, response.into())];
                 }
+                if !repeated {
+                    self.note_undrain(now);
+                }
                 // Told by one who knows: what the probes saw before is over, and if they still see it, it begins now.
                 self.last_answer = None;
+                // A drain that comes before the next look must not be undone for an outage that is over.
+                if self.health.is_some_and(Health::is_lost) {
+                    self.health = None;
+                    self.silent_since = None;
+                }
+                self.flaps = 0;
                 self.outage_since = self.outage_since.map(|_| now);
             }
         }
@@ -568,6 +597,12 @@ impl Core {
     }
 
     fn see(&mut self, now: Instant, health: Health) {
+        if health.is_lost()
+            && self.ready_since.is_some()
+            && (self.outage_since.is_some() || self.awaits_undrain())
+        {
+            self.flaps = (self.flaps + 1).min(RELAPSES_MAX);
+        }
         self.health = Some(health);
         self.ready_since = (health == Health::Ready).then(|| self.ready_since.unwrap_or(now));
         self.silent_since = (health == Health::Silent).then(|| self.silent_since.unwrap_or(now));
@@ -607,7 +642,26 @@ impl Core {
     /// How long the databases must be ready until a host that was drained is undrained.
     fn healing(&self) -> Duration {
         let base = self.repairs.undrain_after.unwrap_or(STEADY);
-        (base * 2u32.saturating_pow(self.relapses)).min(LONGEST_HEALING.max(base))
+        let relapsed = (base * 2u32.saturating_pow(self.relapses)).min(LONGEST_HEALING.max(base));
+        let flapped =
+            (base * 2u32.saturating_pow(self.flaps.saturating_sub(1))).min(FLAPPING_HEALING.max(base));
+        let crashed = match self.undrains_before.checked_sub(UNDRAINS_FREE) {
+            None => base,
+            Some(more) => (base * 2u32.saturating_pow(more + 2)).min(LONGEST_HEALING.max(base)),
+        };
+        relapsed.max(flapped).max(crashed)
+    }
+
+    fn note_undrain(&mut self, now: Instant) {
+        self.undrains.push_back(now);
+        if self.undrains.len() > RELAPSES_MAX as usize {
+            self.undrains.pop_front();
+        }
+    }
+
+    fn undrains_soon_before(&self, now: Instant) -> u32 {
+        let soon = |at: &&Instant| now.saturating_duration_since(**at) < RELAPSE;
+        u32::try_from(self.undrains.iter().filter(soon).count()).unwrap_or(RELAPSES_MAX)
     }
 
     fn looked(&mut self, now: Instant, running: bool) -> Vec<Effect> {
@@ -646,6 +700,8 @@ impl Core {
             } else {
                 0
             };
+            // That has a memory of its own.
+            self.undrains_before = 0;
         }
         self.standing = Standing::Drained {
             by: By::Probes,
@@ -671,10 +727,15 @@ impl Core {
         }
         if has_been(self.ready_since, STEADY) {
             self.outage_since = None;
+            if !matches!(self.standing, Standing::Drained { .. }) {
+                self.flaps = 0;
+            }
         }
         if has_been(self.ready_since, self.healing()) && self.awaits_undrain() {
             self.standing = Standing::Undrained { by: By::Probes };
             self.own_undrain = Some(now);
+            self.note_undrain(now);
+            self.flaps = 0;
             if self.hold.is_none() {
                 let why = "the databases answer again, and nobody has undrained this host".to_owned();
                 effects.extend(self.operations.begin(now, Direction::Undrain, None, why));

@@ -259,6 +259,64 @@ fn a_blip_is_ridden_out_and_what_is_unclear_changes_nothing() {
 }
 
 #[test]
+fn databases_that_flap_between_two_looks_must_prove_themselves_for_longer() {
+    let mut guardian = Guardian::undrained(REPAIRS);
+    // Seen away, and back for three seconds: six times, before the grace is over and after it.
+    for _ in 0..6 {
+        guardian.pass(seconds(7), Some(Health::Down));
+        if guardian.under_way.is_some() {
+            guardian.finish(Status::Ok);
+        }
+        guardian.pass(seconds(3), Some(Health::Ready));
+    }
+    assert_eq!(guardian.directions(), [Direction::Drain]);
+    // (The first time that they go again costs nothing: it may have been a cable.)
+    // Away for a moment that no look falls into: it seems to be back for long enough.
+    guardian.pass(seconds(12), Some(Health::Ready));
+    guardian.pass(seconds(7), Some(Health::Down));
+    guardian.pass(seconds(59), Some(Health::Ready));
+    assert_eq!(guardian.directions(), [Direction::Drain]);
+    guardian.pass(seconds(3), Some(Health::Ready));
+    assert_eq!(guardian.directions(), [Direction::Drain, Direction::Undrain]);
+    guardian.finish(Status::Ok);
+    // That is over with it: the next outage is one like others.
+    guardian.command(Direction::Drain, None);
+    guardian.finish(Status::Ok);
+    guardian.pass(seconds(10), Some(Health::Down));
+    guardian.begun.clear();
+    guardian.pass(seconds(7), Some(Health::Ready));
+    assert_eq!(guardian.directions(), [Direction::Undrain]);
+    // Cut off in the moment in which they were back: nor does that cost anything.
+    guardian.finish(Status::Ok);
+    guardian.command(Direction::Drain, None);
+    guardian.finish(Status::Ok);
+    guardian.pass(seconds(10), Some(Health::Down));
+    guardian.pass(seconds(2), Some(Health::Ready));
+    guardian.pass(seconds(20), Some(Health::Silent));
+    guardian.begun.clear();
+    guardian.pass(seconds(7), Some(Health::Ready));
+    assert_eq!(guardian.directions(), [Direction::Undrain]);
+}
+
+#[test]
+fn a_new_drain_in_the_middle_of_flapping_begins_a_new_story() {
+    let mut guardian = Guardian::undrained(REPAIRS);
+    for _ in 0..5 {
+        guardian.pass(seconds(12), Some(Health::Down));
+        if guardian.under_way.is_some() {
+            guardian.finish(Status::Ok);
+        }
+        guardian.pass(seconds(3), Some(Health::Ready));
+    }
+    guardian.pass(seconds(3), Some(Health::Down));
+    guardian.command(Direction::Drain, None);
+    guardian.finish(Status::Ok);
+    guardian.begun.clear();
+    guardian.pass(seconds(12), Some(Health::Ready));
+    assert_eq!(guardian.directions(), [Direction::Undrain]);
+}
+
+#[test]
 fn a_database_that_flaps_for_ten_minutes_causes_one_drain_and_one_undrain() {
     for (down, up) in [(1, 1), (2, 3), (4, 4), (20, 2), (29, 4)] {
         let mut guardian = Guardian::undrained(REPAIRS);
@@ -287,6 +345,66 @@ fn a_database_that_flaps_for_ten_minutes_causes_one_drain_and_one_undrain() {
         }
     }
     assert!(guardian.begun.len() <= 5, "{:?}", guardian.begun);
+}
+
+#[test]
+fn a_drain_right_after_an_undrain_is_not_undone_for_the_outage_before_both() {
+    let mut guardian = Guardian::undrained(REPAIRS);
+    guardian.command(Direction::Drain, None);
+    guardian.finish(Status::Ok);
+    guardian.pass(seconds(3), Some(Health::Down));
+    // They are back, which no look has seen yet, and go again, which they have not yet done.
+    guardian.command(Direction::Undrain, None);
+    guardian.finish(Status::Ok);
+    guardian.command(Direction::Drain, None);
+    guardian.finish(Status::Ok);
+    guardian.begun.clear();
+    guardian.pass(seconds(600), Some(Health::Ready));
+    assert_eq!(guardian.directions(), []);
+    guardian.pass(seconds(3), Some(Health::Down));
+    guardian.pass(seconds(6), Some(Health::Ready));
+    assert_eq!(guardian.directions(), [Direction::Undrain], "now they were gone");
+}
+
+/// Its coordinator waits 10, 20, 40 and 60 s then (`coordinator::damping`), and must not be overtaken.
+#[test]
+fn databases_that_crash_again_and_again_are_waited_for_longer_than_the_coordinator_does() {
+    let mut guardian = Guardian::undrained(REPAIRS);
+    let mut crash = |answers: u64| {
+        guardian.command(Direction::Drain, None);
+        guardian.finish(Status::Ok);
+        guardian.pass(seconds(3), Some(Health::Down));
+        guardian.begun.clear();
+        guardian.pass(seconds(answers), Some(Health::Ready));
+        let undrained = guardian.directions() == [Direction::Undrain];
+        if undrained {
+            guardian.finish(Status::Ok);
+        }
+        undrained
+    };
+    for first in 0..3 {
+        assert!(crash(6), "{first}: as after any restart");
+    }
+    for (waits, longest) in [(20, 10), (40, 20), (80, 40), (160, 60)] {
+        assert!(!crash(waits - 1), "{waits}");
+        assert!(!crash(longest + 1), "{waits}: nor when they crash once more");
+        assert!(crash(waits + 1), "{waits}");
+    }
+    let quiet = seconds(700);
+    guardian.pass(quiet, Some(Health::Ready));
+    guardian.command(Direction::Undrain, None);
+    guardian.finish(Status::Ok);
+    guardian.pass(quiet, Some(Health::Ready));
+    guardian.begun.clear();
+    guardian.command(Direction::Drain, None);
+    guardian.finish(Status::Ok);
+    guardian.pass(seconds(3), Some(Health::Down));
+    guardian.pass(seconds(6), Some(Health::Ready));
+    assert_eq!(
+        guardian.directions(),
+        [Direction::Drain, Direction::Undrain],
+        "that is over"
+    );
 }
 
 #[test]

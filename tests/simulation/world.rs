@@ -138,6 +138,8 @@ struct World {
     unwell_since: Option<Instant>,
     /// Whether they were seen gone since the last drain.
     gone_since_drain: bool,
+    /// What that was before the order that is being taken.
+    gone_before: Option<bool>,
     peaceful: bool,
     /// A new life begins again what the last one has not brought to its end.
     starting: bool,
@@ -176,6 +178,7 @@ pub(crate) fn live(seed: u64, loud: bool) -> Told {
         ready_since: None,
         unwell_since: None,
         gone_since_drain: false,
+        gone_before: None,
         peaceful: false,
         starting: false,
         by_hand: false,
@@ -423,9 +426,11 @@ impl World {
         let obeyed = (!stale).then_some(order);
         let again = generation.is_some() && generation == known;
         if obeyed == Some(Order::Move(Direction::Drain)) && !again {
+            self.gone_before = Some(self.gone_since_drain);
             self.gone_since_drain = self.unseen_since.is_some();
         }
         self.apply(effects, obeyed);
+        self.gone_before = None;
     }
 
     fn settled(&mut self, life: u64, operation: OperationId, direction: Direction) {
@@ -484,6 +489,10 @@ impl World {
                     println!("          killed before {effect:?}");
                 }
                 self.told.restarts += 1;
+                // An order that was not written down is as lost as one that never came.
+                if let (Effect::Remember(_), Some(gone)) = (&effect, self.gone_before.take()) {
+                    self.gone_since_drain = gone;
+                }
                 return self.start();
             }
             if self.loud {
