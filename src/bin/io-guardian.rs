@@ -18,7 +18,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Guard this host: listen for a coordinator, drain and undrain
-    Serve(guardian::ServeArgs),
+    Serve(Box<guardian::ServeArgs>),
     /// Wait until databases really answer
     Wait(guardian::wait::WaitArgs),
     /// See the whole story on this machine, with databases and services of its own; needs no root
@@ -35,7 +35,7 @@ enum Command {
 
 fn main() -> ExitCode {
     cli::main(|arguments: Arguments| match arguments.command {
-        Command::Serve(args) => guardian::serve(args),
+        Command::Serve(args) => guardian::serve(*args),
         Command::Wait(args) => guardian::wait::run(&args),
         Command::Demo(args) => demo::run(args),
         Command::DemoApp(args) => demo::app::run(args),

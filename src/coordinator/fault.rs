@@ -368,7 +368,7 @@ fn mentions(text: &str, words: &[&str]) -> bool {
 /// Whether sending a command a second time can do no harm, although the first may have arrived.
 pub fn repeat_is_harmless(action: Action, generation: Option<u64>) -> bool {
     match action {
-        Action::Ping | Action::Status => true,
+        Action::Ping | Action::Status | Action::Watch => true,
         Action::Drain | Action::Undrain | Action::Hold | Action::Release => generation.is_some(),
     }
 }

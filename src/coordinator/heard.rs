@@ -28,6 +28,8 @@ pub(super) enum Heard {
     },
     /// The answer to our command.
     Response(Box<Response>),
+    /// To a `watch`: what has become of it.
+    Event(Box<Response>),
     /// The guardian did not understand us.
     Error(String),
     /// Nothing for us.
@@ -47,6 +49,7 @@ pub(super) fn understand(text: &str, action: Action) -> Heard {
             Heard::Response(Box::new(clean(response)))
         }
         Ok(Answer::Response(_)) => Heard::Other,
+        Ok(Answer::Event(response)) => Heard::Event(Box::new(clean(response))),
         Ok(Answer::Error { message }) => Heard::Error(line(&message, MESSAGE_MAX)),
         Err(_) => from_documented_fields(text, action),
     }
@@ -124,6 +127,7 @@ fn clean(response: Response) -> Response {
             .map(|keys| keys.into_iter().take(KEYS_MAX).map(word).collect()),
         last_command: response.last_command.map(|last| LastCommand {
             message: line(&last.message, MESSAGE_MAX),
+            by: last.by.map(|by| line(&by, WORD_MAX)),
             ..last
         }),
         ..response

@@ -113,7 +113,9 @@ fn table(out: &mut String, report: &Report, colors: bool) {
 fn detail(host: &HostReport, action: Action) -> String {
     let wanted: &[&str] = match action {
         Action::Drain | Action::Hold => &["inactive"],
-        Action::Undrain | Action::Release | Action::Ping | Action::Status => &["active", "inactive"],
+        Action::Undrain | Action::Release | Action::Ping | Action::Status | Action::Watch => {
+            &["active", "inactive"]
+        }
     };
     let odd: Vec<&UnitReport> = host
         .units
@@ -178,6 +180,9 @@ fn paragraph(out: &mut String, host: &HostReport, colors: bool) {
             seconds(Duration::from_millis(last.age_ms)),
             seconds(Duration::from_millis(last.elapsed_ms))
         );
+        if let Some(by) = &last.by {
+            let _ = write!(out, ", by {by}");
+        }
         out.push_str(&if last.message.is_empty() {
             "\n".to_owned()
         } else {
@@ -324,6 +329,7 @@ drain: 1 of 4 hosts ok, 3 failed in 1.2 s
         }]);
         response.last_command = Some(LastCommand {
             action: Action::Undrain,
+            by: Some("192.0.2.1 v2:92b1ddb6".into()),
             status: None,
             message: String::new(),
             elapsed_ms: 1_500,
@@ -340,7 +346,7 @@ app1: ok, 3 ms: all is well
   wanted   undrained by command
   sees     postgres db:5432, for 90 s: answers
   version  0.1.0
-  last     undrain under way, 90 s ago, took 1.5 s
+  last     undrain under way, 90 s ago, took 1.5 s, by 192.0.2.1 v2:92b1ddb6
   units    a.service active
            b.service inactive
 status: 1 of 1 hosts ok in 1.2 s

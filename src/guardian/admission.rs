@@ -66,6 +66,11 @@ pub struct Admission {
 }
 
 impl Admission {
+    /// How many are connected without a key.
+    pub fn strangers(&self) -> usize {
+        self.strangers.len()
+    }
+
     /// Lets a new connection in, and names the one that has to go for it.
     pub fn admit(&mut self, origin: Origin) -> (ConnectionId, Option<ConnectionId>) {
         let here = self.guests.get(&origin).map_or(0, |g| g.strangers) as usize;

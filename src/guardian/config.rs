@@ -1,6 +1,7 @@
 //! What `io-guardian serve` is told: flags over environment over file over defaults, and every mistake of a file
 //! at once, with its line.
 
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -81,6 +82,9 @@ pub struct ServeArgs {
     /// Deadline of one look at a database [default: 2s]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, help_heading = "Databases to watch")]
     pub probe_timeout: Option<Duration>,
+    /// Address and port of an HTTP server with /metrics (for Prometheus) and /healthz [default: none]
+    #[arg(long, env = "GUARDIAN_METRICS", value_name = "ADDRESS:PORT")]
+    pub metrics: Option<SocketAddr>,
     /// Configuration file (TOML) with the same settings, and the processes of `--units processes`
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -173,6 +177,8 @@ pub struct Config {
     pub pace: Pace,
     /// What follows from it.
     pub repairs: Repairs,
+    /// Where figures are to be had.
+    pub metrics: Option<SocketAddr>,
 }
 
 /// The file, each setting still optional.
@@ -192,12 +198,13 @@ struct File {
     undrain_after: Option<Patience>,
     probe_interval: Option<ConfigDuration>,
     probe_timeout: Option<ConfigDuration>,
+    metrics: Option<SocketAddr>,
     process: Vec<RawProcess>,
 }
 
 const KEYS: &str = "host, port, psk-file, wire, target, units, command-timeout, state-dir, runtime-dir, postgres, redis, \
                     require-primary, user, password-file, database, redis-password-file, redis-user, drain-after, \
-                    undrain-after, probe-interval, probe-timeout, process";
+                    undrain-after, probe-interval, probe-timeout, metrics, process";
 
 /// One path, or a list of them.
 #[derive(Debug, Default)]
@@ -392,6 +399,7 @@ impl Config {
                 databases,
                 pace,
                 repairs,
+                metrics: args.metrics.or(file.metrics),
             })
         } else {
             Err(Failure::configs(mistakes))
@@ -480,6 +488,7 @@ fn parse_file(text: &str, path: &str, mistakes: &mut Vec<String>) -> Result<File
             "undrain-after" => file.undrain_after = take.one(value),
             "probe-interval" => file.probe_interval = take.one(value),
             "probe-timeout" => file.probe_timeout = take.one(value),
+            "metrics" => file.metrics = take.one(value),
             "process" => file.process = take.list(value),
             _ => mistakes.push(format!("{place} is no setting; there are {KEYS}")),
         }

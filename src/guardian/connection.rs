@@ -8,7 +8,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, SinkExt, StreamExt};
 use tokio::net::TcpStream;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_tungstenite::tungstenite::error::{CapacityError, ProtocolError};
 use tokio_tungstenite::tungstenite::protocol::Message as WsMessage;
@@ -70,6 +70,34 @@ type InFlight = FuturesUnordered<
     >,
 >;
 
+/// What a peer wants to be told of.
+#[derive(Default)]
+struct Watched {
+    id: Option<CommandId>,
+    /// The next status is the answer to its `watch`; those after it are events.
+    begins: bool,
+    statuses: Option<watch::Receiver<Option<Arc<Response>>>>,
+}
+
+impl Watched {
+    /// The next status, if any is wanted.
+    async fn next(&mut self) -> Arc<Response> {
+        if let Some(statuses) = &mut self.statuses {
+            while statuses.changed().await.is_ok() {
+                if let Some(status) = statuses.borrow_and_update().clone() {
+                    return status;
+                }
+            }
+        }
+        std::future::pending().await
+    }
+}
+
+/// Whether nothing is done about it.
+fn is_question(action: Action) -> bool {
+    matches!(action, Action::Ping | Action::Status | Action::Watch)
+}
+
 impl Connection {
     /// Talks until the end.
     pub(super) async fn run(self, stream: TcpStream) {
@@ -92,8 +120,9 @@ impl Connection {
     async fn talk(&self, mut line: Line, began: Instant) {
         let mut session = Session::default();
         let mut in_flight = InFlight::new();
+        let mut watched = Watched::default();
         let end = self
-            .converse(&mut line, &mut session, &mut in_flight, began)
+            .converse(&mut line, &mut session, &mut in_flight, &mut watched, began)
             .await;
         if let End::Close(code, reason) = end {
             // Whoever had to make room has none left for a long goodbye.
@@ -113,6 +142,7 @@ impl Connection {
         line: &mut Line,
         session: &mut Session,
         in_flight: &mut InFlight,
+        watched: &mut Watched,
         began: Instant,
     ) -> End {
         let auth_deadline = began + AUTH_TIMEOUT;
@@ -142,7 +172,7 @@ impl Connection {
                         Ok(reaction) => reaction,
                         Err(end) => return end,
                     };
-                    if let Err(end) = self.react(line, session, in_flight, reaction, auth_deadline).await {
+                    if let Err(end) = self.react(line, session, in_flight, watched, reaction, auth_deadline).await {
                         return end;
                     }
                 }
@@ -151,7 +181,7 @@ impl Connection {
                         Response::new(action, Status::Error, "the guardian is going away; try again when it is back").into()
                     });
                     response.id = id;
-                    if action != Action::Status {
+                    if !is_question(action) {
                         self.audit("command answered", line, action, generation, &[
                             ("result", if response.status == Status::Ok { "ok" } else { "error" }),
                             ("elapsed_ms", &response.elapsed_ms.unwrap_or_default().to_string()),
@@ -159,7 +189,7 @@ impl Connection {
                         ]);
                     }
                     response.instance = self.instance_on(line);
-                    if action == Action::Status {
+                    if is_question(action) {
                         response.keys = Some(self.shared.keys.now().fingerprints());
                     }
                     if let Err(end) = self.send(line, &Answer::Response(*response)).await {
@@ -168,6 +198,24 @@ impl Connection {
                     // It was silent because it waited for this.
                     heard = Instant::now();
                     pinged = false;
+                }
+                status = watched.next() => {
+                    if !self.shared.keys.now().knows(&line.fingerprint) {
+                        return End::Close(CLOSE_POLICY, "Authentication failed");
+                    }
+                    let mut status = Response::clone(&status);
+                    status.id.clone_from(&watched.id);
+                    status.instance = self.instance_on(line);
+                    let told = if std::mem::take(&mut watched.begins) {
+                        status.action = Action::Watch;
+                        status.keys = Some(self.shared.keys.now().fingerprints());
+                        Answer::Response(status)
+                    } else {
+                        Answer::Event(status)
+                    };
+                    if let Err(end) = self.send(line, &told).await {
+                        return end;
+                    }
                 }
                 () = sleep_until(auth_deadline), if !session.is_authenticated() => {
                     self.shared.noise(Noise::Silent, self.peer, "no key in time");
@@ -280,6 +328,7 @@ impl Connection {
         line: &mut Line,
         session: &Session,
         in_flight: &mut InFlight,
+        watched: &mut Watched,
         reaction: Reaction,
         auth_deadline: Instant,
     ) -> Result<(), End> {
@@ -365,6 +414,14 @@ impl Connection {
                         Ok(())
                     };
                 }
+                if action == Action::Watch {
+                    *watched = Watched {
+                        id,
+                        begins: true,
+                        statuses: Some(self.shared.publisher.subscribe()),
+                    };
+                    return Ok(());
+                }
                 let (reply, answer) = oneshot::channel();
                 let reason = terms.as_ref().map(|terms| terms.reason.clone());
                 let order = match (action, terms) {
@@ -373,17 +430,18 @@ impl Connection {
                     (Action::Hold, Some(terms)) => Some(Order::Hold(terms)),
                     (Action::Release, _) => Some(Order::Release),
                     // A hold without terms is none that could be parsed.
-                    (Action::Status | Action::Ping | Action::Hold, _) => None,
+                    (Action::Status | Action::Watch | Action::Ping | Action::Hold, _) => None,
                 };
                 let message = match order {
                     Some(order) => Message::Command {
                         order,
                         generation,
+                        by: format!("{} {}", self.peer.ip(), line.came_by()),
                         reply,
                     },
                     None => Message::Status { reply },
                 };
-                if action != Action::Status {
+                if !is_question(action) {
                     self.shared.commands(self.peer);
                     let reason = reason.as_ref().map(|reason| ("reason", reason.as_str()));
                     self.audit("command received", line, action, generation, reason.as_slice());
@@ -511,83 +569,5 @@ pub(super) fn origin(peer: SocketAddr) -> Origin {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::path::Path;
-
-    use tokio::io::AsyncReadExt;
-    use tokio::net::TcpListener;
-    use tokio::time::{pause, sleep};
-    use tokio_tungstenite::client_async;
-    use tokio_util::task::TaskTracker;
-
-    use super::super::keys::Keys;
-    use super::super::server::accept;
-    use super::*;
-    use crate::protocol::{PresharedKey, Request, Wire};
-
-    /// An authenticated peer of a guardian whose manager is the test, from then on with a clock that jumps to the next
-    /// deadline whenever all wait.
-    async fn peer() -> (Socket, mpsc::Receiver<Message>) {
-        let key = PresharedKey::parse(&"k".repeat(40), Path::new("key")).unwrap();
-        let auth = Request::Auth {
-            key: key.expose().to_owned().into(),
-        };
-        let (manager, messages) = mpsc::channel(1);
-        let keys = Arc::new(Keys::new(key.into(), Vec::new()));
-        let shared = Arc::new(Shared::new(keys, Wire::Auto, manager, CancellationToken::new()));
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let (_, alive) = mpsc::channel(1);
-        tokio::spawn(accept(listener, shared, TaskTracker::new(), alive));
-        let stream = TcpStream::connect(address).await.unwrap();
-        let (mut socket, _) = client_async("ws://guardian/", stream).await.unwrap();
-        socket.send(WsMessage::text(auth.to_text())).await.unwrap();
-        let answer = socket.next().await.unwrap().unwrap().into_text().unwrap();
-        assert_eq!(Answer::parse(&answer).unwrap(), Answer::auth_ok());
-        pause();
-        (socket, messages)
-    }
-
-    #[tokio::test]
-    async fn a_peer_that_is_gone_without_a_word_is_asked_once_and_let_go() {
-        let (socket, _messages) = peer().await;
-        let began = Instant::now();
-        let mut said = Vec::new();
-        // Bytes are read, and nothing is answered.
-        socket.into_inner().read_to_end(&mut said).await.unwrap();
-        let reason = "Silent for too long";
-        let mut expected = vec![0x89, 0, 0x88, 2 + reason.len() as u8, 0x03, 0xe8];
-        expected.extend(reason.bytes());
-        assert_eq!(said, expected, "one ping, then close code 1000");
-        assert!(began.elapsed() >= KEEPALIVE_INTERVAL * 2);
-    }
-
-    #[tokio::test]
-    async fn a_peer_that_answers_pings_stays() {
-        let (mut socket, _messages) = peer().await;
-        for _ in 0..10 {
-            let message = socket.next().await.unwrap().unwrap();
-            assert!(message.is_ping(), "{message:?}");
-        }
-    }
-
-    #[tokio::test]
-    async fn a_peer_that_waits_for_an_answer_is_left_alone() {
-        let (mut socket, mut messages) = peer().await;
-        let drain = Request::Command {
-            action: Action::Drain,
-            id: None,
-            generation: None,
-            terms: None,
-        };
-        socket.send(WsMessage::text(drain.to_text())).await.unwrap();
-        let Some(Message::Command { reply, .. }) = messages.recv().await else {
-            panic!("no command");
-        };
-        sleep(KEEPALIVE_INTERVAL * 100).await;
-        let done = Response::new(Action::Drain, Status::Ok, "done");
-        reply.send(done.clone().into()).unwrap();
-        let answer = socket.next().await.unwrap().unwrap().into_text().unwrap();
-        assert_eq!(Answer::parse(&answer).unwrap(), Answer::Response(done));
-    }
-}
+#[path = "connection_tests.rs"]
+mod tests;

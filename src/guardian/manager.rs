@@ -6,16 +6,16 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::core::{Attention, Core, Effect, Event, Health, Hold, Memo, Repairs};
+use super::core::{Attention, Core, Effect, Event, Health, Hold, Memo, Repairs, Standing};
 use super::memory::{self, Folders, Memory, MemoryError, Remembered, WrittenHold};
 use super::operations::{Direction, OperationId, Outcome, Ticket};
 use super::watch::{Seen, health};
 use crate::probe::Verdict;
-use crate::protocol::{Action, DatabaseReport, HoldTerms, Response, Status};
+use crate::protocol::{Action, DatabaseReport, HoldTerms, LastCommand, Response, Status};
 use crate::telemetry::notify;
 use crate::units::{Settled, Units, UnitsError, millis};
 
@@ -46,6 +46,8 @@ pub(super) enum Message {
         order: Order,
         /// How old the command is, when it says so.
         generation: Option<u64>,
+        /// Who gives it.
+        by: String,
         /// Gets the answer.
         reply: oneshot::Sender<Box<Response>>,
     },
@@ -54,17 +56,50 @@ pub(super) enum Message {
         /// Gets the answer.
         reply: oneshot::Sender<Box<Response>>,
     },
+    /// What have you done so far?
+    Figures {
+        /// Gets the answer.
+        reply: oneshot::Sender<Figures>,
+    },
     /// Do you make progress? Dropped when answered.
     Alive(oneshot::Sender<()>),
 }
 
+/// What is counted, and what is wanted.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Figures {
+    /// What is under way.
+    pub(super) current: Option<Direction>,
+    /// Whether the host is meant to be drained, by whomever.
+    pub(super) drained: bool,
+    pub(super) held: bool,
+    pub(super) generation: Option<u64>,
+    /// Of drains and undrains since the start.
+    pub(super) drains: Count,
+    pub(super) undrains: Count,
+}
+
+/// Of operations of one kind.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Count {
+    pub(super) ok: u64,
+    pub(super) failed: u64,
+    /// Of the last one.
+    pub(super) took: Option<Duration>,
+}
+
 type Running = BoxFuture<'static, Outcome>;
+
+/// Who wanted what nobody has commanded.
+const ITSELF: &str = "itself";
 
 /// What is known of one database.
 struct Database {
     name: String,
     /// What was seen last, and since when it has been so.
     seen: Option<(Verdict, Instant)>,
+    /// It was seen not to be ready, before somebody who knows has commanded an undrain: what it is now only the next look tells.
+    outdated: bool,
 }
 
 /// What the manager is told of the databases.
@@ -73,7 +108,12 @@ pub(super) struct Sight {
     pub(super) names: Vec<String>,
     /// Where it says how closely they must be watched.
     pub(super) attention: watch::Sender<Attention>,
+    /// Where it says that a `status` would be another one now.
+    pub(super) changed: Arc<Notify>,
 }
+
+/// Of a `status`, what the manager itself knows.
+type Shown = (String, Option<u64>, Option<Option<Status>>, Vec<bool>);
 
 /// The task's state.
 pub(super) struct Manager {
@@ -85,6 +125,15 @@ pub(super) struct Manager {
     waiting: HashMap<Ticket, oneshot::Sender<Box<Response>>>,
     tickets: u64,
     running: Option<(OperationId, Direction, Running)>,
+    began: Instant,
+    drains: Count,
+    undrains: Count,
+    /// Who gives the command that is being decided, and who has given the last one that was begun.
+    asking: Option<String>,
+    by: Option<String>,
+    /// What was shown last to those who watch, and where they are told that it is another.
+    shown: Shown,
+    changed: Arc<Notify>,
     looking: Option<BoxFuture<'static, Option<bool>>>,
     databases: Vec<Database>,
     attention: watch::Sender<Attention>,
@@ -123,11 +172,22 @@ impl Manager {
             waiting: HashMap::new(),
             tickets: 0,
             running: None,
+            began: now,
+            drains: Count::default(),
+            undrains: Count::default(),
+            asking: None,
+            by: None,
+            shown: Shown::default(),
+            changed: sight.changed,
             looking: None,
             databases: sight
                 .names
                 .into_iter()
-                .map(|name| Database { name, seen: None })
+                .map(|name| Database {
+                    name,
+                    seen: None,
+                    outdated: false,
+                })
                 .collect(),
             attention: sight.attention,
             first,
@@ -167,6 +227,15 @@ impl Manager {
                 },
                 outcome = ended => {
                     let Some((operation, direction, _)) = self.running.take() else { continue };
+                    let count = match direction {
+                        Direction::Drain => &mut self.drains,
+                        Direction::Undrain => &mut self.undrains,
+                    };
+                    count.took = Some(self.began.elapsed());
+                    match outcome.status {
+                        Status::Ok => count.ok += 1,
+                        Status::Error => count.failed += 1,
+                    }
                     report(direction, &outcome);
                     self.happen(Event::Finished { operation, outcome }).await;
                 }
@@ -192,6 +261,22 @@ impl Manager {
         let attention = self.core.attention();
         self.attention
             .send_if_modified(|now| std::mem::replace(now, attention) != attention);
+        self.tell_watchers();
+    }
+
+    fn tell_watchers(&mut self) {
+        let last = self.core.last_command(Instant::now()).map(|last| last.status);
+        let seen = |database: &Database| {
+            database
+                .seen
+                .as_ref()
+                .is_some_and(|(verdict, _)| verdict.is_ready())
+        };
+        let databases = self.databases.iter().map(seen).collect();
+        let shown = (self.core.shown(), self.core.generation(), last, databases);
+        if std::mem::replace(&mut self.shown, shown) != self.shown {
+            self.changed.notify_one();
+        }
     }
 
     async fn see(&mut self, at: usize, verdict: Verdict) {
@@ -212,9 +297,10 @@ impl Manager {
             _ => Instant::now(),
         };
         database.seen = Some((verdict, since));
+        database.outdated = false;
         // Until each has been asked once nothing is known of all.
         let all = self.databases.iter().map(|database| {
-            let (verdict, _) = database.seen.as_ref()?;
+            let (verdict, _) = database.seen.as_ref().filter(|_| !database.outdated)?;
             Some(health(verdict))
         });
         let together = all.collect::<Option<Vec<_>>>();
@@ -228,11 +314,13 @@ impl Manager {
             Message::Command {
                 order,
                 generation,
+                by,
                 reply,
             } => {
                 self.tickets += 1;
                 let ticket = Ticket(self.tickets);
                 self.waiting.insert(ticket, reply);
+                let undrains = matches!(order, Order::Move(Direction::Undrain));
                 let event = match order {
                     Order::Move(direction) => Event::Command {
                         ticket,
@@ -246,12 +334,35 @@ impl Manager {
                     },
                     Order::Release => Event::Release { ticket, generation },
                 };
+                if undrains {
+                    for database in &mut self.databases {
+                        let ready = |(verdict, _): &(Verdict, Instant)| verdict.is_ready();
+                        database.outdated = !database.seen.as_ref().is_some_and(ready);
+                    }
+                }
+                self.asking = Some(by);
                 self.happen(event).await;
+                self.asking = None;
+            }
+            Message::Figures { reply } => {
+                let figures = Figures {
+                    current: self.core.current(),
+                    drained: self.core.hold().is_some()
+                        || matches!(self.core.standing(), Standing::Drained { .. }),
+                    held: self.core.hold().is_some(),
+                    generation: self.core.generation(),
+                    drains: self.drains,
+                    undrains: self.undrains,
+                };
+                let _ = reply.send(figures);
             }
             Message::Status { reply } => {
                 let now = Instant::now();
                 let mut response = Response::new(Action::Status, Status::Ok, String::new());
-                response.last_command = self.core.last_command(now);
+                response.last_command = self.core.last_command(now).map(|last| LastCommand {
+                    by: self.by.clone(),
+                    ..last
+                });
                 response.generation = self.core.generation();
                 response.version = Some(env!("CARGO_PKG_VERSION").to_owned());
                 response.target = Some(self.units.target().to_owned());
@@ -291,6 +402,8 @@ impl Manager {
                         direction.action(),
                         self.units.target()
                     ));
+                    self.by = Some(self.asking.clone().unwrap_or_else(|| ITSELF.to_owned()));
+                    self.began = Instant::now();
                     let work = operate(self.units.clone(), direction, self.command_timeout);
                     self.running = Some((operation, direction, work.boxed()));
                 }

@@ -61,7 +61,8 @@ struct Current {
 }
 
 struct Last {
-    direction: Direction,
+    /// What was asked for: a hold is a drain.
+    action: Action,
     came: Instant,
     took: Option<Duration>,
     status: Option<Status>,
@@ -99,7 +100,8 @@ impl Operations {
     /// What was last commanded, for `status`.
     pub fn last_command(&self, now: Instant) -> Option<LastCommand> {
         self.last.as_ref().map(|last| LastCommand {
-            action: last.direction.action(),
+            action: last.action,
+            by: None,
             status: last.status,
             message: last.message.clone(),
             elapsed_ms: millis(last.took.unwrap_or(now.saturating_duration_since(last.came))),
@@ -160,7 +162,7 @@ impl Operations {
             waiting: waiting.into_iter().collect(),
         });
         self.last = Some(Last {
-            direction,
+            action: waiting.map_or(direction.action(), |(_, action)| action),
             came: now,
             took: None,
             status: None,

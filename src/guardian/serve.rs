@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -15,12 +15,14 @@ use super::config::{Config, ServeArgs, UnitsConfig};
 use super::core::{Attention, Repairs};
 use super::keys::Keys;
 use super::manager::{Manager, Message, Sight};
+use super::metrics::Metrics;
+use super::publish::Publisher;
 use super::server::{self, Shared};
 use super::watch::watch as watch_database;
 use crate::cli::{Failure, block_on, print};
 use crate::probe::Probe;
 use crate::protocol::Keyring;
-use crate::telemetry::{self, notify};
+use crate::telemetry::{self, http, notify};
 use crate::units::Units;
 use crate::units::processes::Processes;
 use crate::units::systemd::Systemd;
@@ -172,9 +174,11 @@ async fn serve(
     let (to_manager, messages) = mpsc::channel(64);
     let (to_attention, attention) = watch::channel(Attention::Calm);
     let (to_seen, seen) = mpsc::channel(16);
+    let changed = Arc::new(Notify::new());
     let sight = Sight {
         names: probes.iter().map(ToString::to_string).collect(),
         attention: to_attention,
+        changed: Arc::clone(&changed),
     };
     let manager = Manager::new(
         units.clone(),
@@ -198,10 +202,13 @@ async fn serve(
     let closing = CancellationToken::new();
     let keys = Arc::new(Keys::new(keys, config.psk_files.clone()));
     let watch = tokio::spawn(Arc::clone(&keys).watch(hangup));
+    let (publisher, publishing) = Publisher::new(to_manager.clone(), units.clone(), changed);
+    let publishing = tokio::spawn(publishing);
     let shared = Arc::new(Shared::new(
         keys,
         config.wire,
         to_manager.clone(),
+        publisher,
         closing.clone(),
     ));
     let connections = TaskTracker::new();
@@ -220,6 +227,27 @@ async fn serve(
         tracing::info!(%address, unit = config.target, version = env!("CARGO_PKG_VERSION"), "listening");
         acceptors.push(alive);
     }
+    let measuring = match config.metrics {
+        Some(address) => match TcpListener::bind(address).await {
+            Ok(listener) => {
+                let address = listener.local_addr().unwrap_or(address);
+                tracing::info!(%address, "figures at /metrics");
+                let metrics = Metrics::new(shared.clone());
+                Some(tokio::spawn(http::serve(
+                    listener,
+                    http::Limits::FEW,
+                    closing.clone(),
+                    move |request| metrics.clone().answer(request),
+                )))
+            }
+            // One that cannot be looked at still guards.
+            Err(error) => {
+                tracing::error!(%address, %error, "no figures: cannot listen; choose another address or port with --metrics");
+                None
+            }
+        },
+        None => None,
+    };
     drop(shared);
     notify::ready(&format!("guarding {}; no command yet", config.target));
     let watchdog = tokio::spawn(feed_watchdog(acceptors, to_manager));
@@ -236,6 +264,10 @@ async fn serve(
     closing.cancel();
     connections.close();
     watch.abort();
+    publishing.abort();
+    if let Some(measuring) = measuring {
+        measuring.abort();
+    }
     watchdog.abort();
     let _ = watchdog.await;
     let farewell = async {

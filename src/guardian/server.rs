@@ -15,6 +15,7 @@ use super::admission::{Admission, ConnectionId, Crowded};
 use super::connection::{Connection, ToManager, origin};
 use super::keys::Keys;
 use super::log_budget::LogBudget;
+use super::publish::Publisher;
 use crate::protocol::{Wire, hex};
 
 /// Pause after the kernel would not give us a connection (no descriptors left, no memory).
@@ -40,6 +41,40 @@ pub(super) enum Noise {
     Accept,
 }
 
+impl Noise {
+    /// Those that are about something that was refused.
+    const REFUSALS: [Self; 10] = [
+        Self::Handshake,
+        Self::Silent,
+        Self::WrongKey,
+        Self::Plain,
+        Self::Crowded,
+        Self::Refused,
+        Self::Evicted,
+        Self::Stuck,
+        Self::Peer,
+        Self::Accept,
+    ];
+
+    /// Its name among the figures.
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Handshake => "handshake",
+            Self::Silent => "silent",
+            Self::WrongKey => "wrong_key",
+            Self::Plain => "plain",
+            Self::Crowded => "crowded",
+            Self::TwoCoordinators => "two_coordinators",
+            Self::Spoken => "spoken_in_clear",
+            Self::Refused => "command",
+            Self::Evicted => "evicted",
+            Self::Stuck => "stuck",
+            Self::Peer => "peer",
+            Self::Accept => "accept",
+        }
+    }
+}
+
 /// What all connections share.
 pub(super) struct Shared {
     pub(super) keys: Arc<Keys>,
@@ -47,6 +82,7 @@ pub(super) struct Shared {
     /// Random, made at the start: in all answers, so that a coordinator knows one guardian from another.
     pub(super) instance: Option<String>,
     pub(super) manager: ToManager,
+    pub(super) publisher: Publisher,
     /// Cancelled when the guardian ends: what is in flight is answered, nothing new is begun.
     pub(super) closing: CancellationToken,
     door: Mutex<Door>,
@@ -57,6 +93,8 @@ struct Door {
     admission: Admission,
     evictions: HashMap<ConnectionId, CancellationToken>,
     budgets: HashMap<Noise, LogBudget>,
+    /// How often there was each kind.
+    noises: HashMap<Noise, u64>,
     commander: Option<Commander>,
 }
 
@@ -76,12 +114,19 @@ impl Door {
 }
 
 impl Shared {
-    pub(super) fn new(keys: Arc<Keys>, wire: Wire, manager: ToManager, closing: CancellationToken) -> Self {
+    pub(super) fn new(
+        keys: Arc<Keys>,
+        wire: Wire,
+        manager: ToManager,
+        publisher: Publisher,
+        closing: CancellationToken,
+    ) -> Self {
         Self {
             keys,
             wire,
             instance: instance(),
             manager,
+            publisher,
             closing,
             door: Mutex::default(),
         }
@@ -146,7 +191,18 @@ impl Shared {
 
     /// Whether one more line of this kind may be written, and how many were not since the last one.
     pub(super) fn may_say(&self, kind: Noise) -> Option<u64> {
-        self.door().budgets.entry(kind).or_default().spend(Instant::now())
+        let mut door = self.door();
+        *door.noises.entry(kind).or_default() += 1;
+        door.budgets.entry(kind).or_default().spend(Instant::now())
+    }
+
+    /// How many connections there are of peers and of strangers, and how much was refused, by the reason.
+    pub(super) fn counts(&self) -> (usize, usize, Vec<(&'static str, u64)>) {
+        let door = self.door();
+        // Those of which there was none, too: the first one must be seen to be one more.
+        let of = |kind| door.noises.get(&kind).copied().unwrap_or_default();
+        let refused = Noise::REFUSALS.map(|kind| (kind.as_str(), of(kind)));
+        (door.admission.peers(), door.admission.strangers(), refused.into())
     }
 
     /// One line about a stranger, if the budget of its kind allows it.

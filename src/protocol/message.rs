@@ -32,6 +32,8 @@ pub enum Action {
     Hold,
     /// End the hold.
     Release,
+    /// What `status` says, now and each time that something of it changes.
+    Watch,
 }
 
 impl Action {
@@ -44,6 +46,7 @@ impl Action {
             Self::Status => "status",
             Self::Hold => "hold",
             Self::Release => "release",
+            Self::Watch => "watch",
         }
     }
 
@@ -55,6 +58,7 @@ impl Action {
             Self::Status,
             Self::Hold,
             Self::Release,
+            Self::Watch,
         ]
         .into_iter()
         .find(|a| a.as_str() == word)
@@ -397,6 +401,9 @@ pub struct DatabaseReport {
 pub struct LastCommand {
     /// What it was.
     pub action: Action,
+    /// Who wanted it: the address, and the version of the wire with the fingerprint of the key; `itself` when nobody did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
     /// `ok`, `error`, or none while it is under way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<Status>,
@@ -519,10 +526,6 @@ impl Response {
 }
 
 /// What a guardian says.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "one exists at a time, for as long as it takes to write it"
-)]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum Answer {
@@ -536,6 +539,8 @@ pub enum Answer {
     },
     /// To a command.
     Response(Response),
+    /// To `watch`, later: something has changed. The fields are those of a `status`.
+    Event(Response),
     /// To what was no command.
     Error {
         /// What was wrong with it.
