@@ -5,6 +5,7 @@ written down.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 import struct
@@ -15,6 +16,7 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 SUBPROTOCOL = "io-guardian.v2"
+HELLO_HEADER, WELCOME_HEADER = "io-guardian-hello", "io-guardian-welcome"
 PROTOCOL = b"Noise_NNpsk0_25519_ChaChaPoly_BLAKE2s"
 LAST, MORE = b"\x00", b"\x01"
 PADDING = 128
@@ -22,6 +24,15 @@ PADDING = 128
 
 class Broken(Exception):
     """What the other side said cannot be opened."""
+
+
+def to_header(message: bytes) -> str:
+    """A message of the handshake, as its header has it."""
+    return base64.urlsafe_b64encode(message).decode().rstrip("=")
+
+
+def from_header(value: bytes) -> bytes:
+    return base64.urlsafe_b64decode(value + b"=" * (-len(value) % 4))
 
 
 def _hash(data: bytes) -> bytes:

@@ -16,7 +16,10 @@ use std::sync::Arc;
 
 use futures_util::{SinkExt, StreamExt};
 use io_guardian::protocol::limits::{READ_BUFFER_BYTES, REQUEST_MAX_BYTES};
-use io_guardian::protocol::{Answer, Keyring, Request, Response, SUBPROTOCOL, Status, channel};
+use io_guardian::protocol::{
+    Action, Answer, DatabaseReport, HELLO_HEADER, Keyring, Request, Response, SUBPROTOCOL, Status,
+    UnitReport, WELCOME_HEADER, channel,
+};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_tungstenite::accept_hdr_async_with_config;
 use tokio_tungstenite::tungstenite::Message;
@@ -55,12 +58,19 @@ async fn serve(stream: TcpStream, keys: Option<Arc<Keyring>>) {
         .write_buffer_size(0)
         .max_message_size(Some(REQUEST_MAX_BYTES))
         .max_frame_size(Some(REQUEST_MAX_BYTES));
-    let sealed = keys.is_some();
+    let mut open = None;
     #[expect(clippy::result_large_err, reason = "the error is tungstenite's")]
-    let choose = |_: &Upgrade, mut upgraded: Upgraded| {
-        if sealed {
-            let chosen = HeaderValue::from_static(SUBPROTOCOL);
-            upgraded.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, chosen);
+    let choose = |upgrade: &Upgrade, mut upgraded: Upgraded| {
+        let hello = upgrade.headers().get(HELLO_HEADER);
+        let hello = hello.and_then(|hello| channel::from_header(hello.as_bytes()));
+        if let (Some(keys), Some(hello)) = (&keys, hello)
+            && let Ok((channel, welcome, _)) = channel::answer(keys, &hello)
+            && let Ok(welcome) = HeaderValue::try_from(channel::to_header(&welcome))
+        {
+            let headers = upgraded.headers_mut();
+            headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
+            headers.insert(WELCOME_HEADER, welcome);
+            open = Some(channel);
         }
         Ok::<_, ErrorResponse>(upgraded)
     };
@@ -68,17 +78,9 @@ async fn serve(stream: TcpStream, keys: Option<Arc<Keyring>>) {
     let Ok(mut socket) = shaken else {
         return;
     };
-    let mut open = None;
     while let Some(Ok(message)) = socket.next().await {
-        let said = match (message, &keys, &mut open) {
-            (Message::Binary(hello), Some(keys), None) => match channel::answer(keys, &hello) {
-                Ok((channel, welcome, _)) => {
-                    open = Some(channel);
-                    Message::binary(welcome)
-                }
-                Err(_) => return,
-            },
-            (Message::Binary(frame), _, Some(channel)) => {
+        let said = match (message, &mut open) {
+            (Message::Binary(frame), Some(channel)) => {
                 let Ok(Some(text)) = channel.open(&frame, REQUEST_MAX_BYTES) else {
                     return;
                 };
@@ -87,7 +89,7 @@ async fn serve(stream: TcpStream, keys: Option<Arc<Keyring>>) {
                     _ => return,
                 }
             }
-            (Message::Text(text), None, _) => Message::text(answer(&text)),
+            (Message::Text(text), None) => Message::text(answer(&text)),
             _ => continue,
         };
         if socket.send(said).await.is_err() {
@@ -96,10 +98,33 @@ async fn serve(stream: TcpStream, keys: Option<Arc<Keyring>>) {
     }
 }
 
+/// What a host with ten dependents and two databases says of itself.
+fn describe(response: &mut Response) {
+    response.target = Some("io-databases.target".to_owned());
+    response.target_state = Some("active".to_owned());
+    response.standing = Some("undrained by command".to_owned());
+    response.version = Some("0.1.0".to_owned());
+    let unit = |number| UnitReport::new(format!("application-{number}.service"), "active");
+    response.units = Some((0..10).map(unit).collect());
+    let database = |name: &str| DatabaseReport {
+        name: name.to_owned(),
+        ready: true,
+        why: None,
+        age_ms: 1_000,
+    };
+    response.databases = Some(["postgres db:5432", "redis db:6379"].map(database).into());
+}
+
 fn answer(text: &str) -> String {
     let answer = match Request::parse(text) {
         Ok(Request::Auth { .. }) => Answer::auth_ok(),
-        Ok(Request::Command { action, .. }) => Answer::Response(Response::new(action, Status::Ok, "pong")),
+        Ok(Request::Command { action, .. }) => {
+            let mut response = Response::new(action, Status::Ok, "pong");
+            if matches!(action, Action::Status | Action::Watch) {
+                describe(&mut response);
+            }
+            Answer::Response(response)
+        }
         Err(error) => Answer::error(error.to_string()),
     };
     answer.to_text()

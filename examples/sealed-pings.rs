@@ -5,7 +5,9 @@ use std::io::Write;
 
 use futures_util::{SinkExt, StreamExt};
 use io_guardian::protocol::limits::ANSWER_MAX_BYTES;
-use io_guardian::protocol::{Action, Answer, Keyring, Opening, Request, SUBPROTOCOL, Status};
+use io_guardian::protocol::{
+    Action, Answer, HELLO_HEADER, Keyring, Opening, Request, SUBPROTOCOL, Status, WELCOME_HEADER, channel,
+};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_tungstenite::client_async;
@@ -24,11 +26,13 @@ async fn measure(address: &str, key_file: &str, count: usize) -> Result<(), Fail
     let mut request = format!("ws://{address}/").into_client_request()?;
     let offer = HeaderValue::from_static(SUBPROTOCOL);
     request.headers_mut().insert("sec-websocket-protocol", offer);
-    let (mut socket, _) = client_async(request, stream).await?;
     let (opening, hello) = Opening::begin(keys.first())?;
-    socket.send(Message::binary(hello)).await?;
-    let welcome = socket.next().await.ok_or("the guardian hung up")??;
-    let mut channel = opening.finish(&welcome.into_data())?;
+    let hello = HeaderValue::try_from(channel::to_header(&hello))?;
+    request.headers_mut().insert(HELLO_HEADER, hello);
+    let (mut socket, response) = client_async(request, stream).await?;
+    let welcome = response.headers().get(WELCOME_HEADER);
+    let welcome = welcome.and_then(|welcome| channel::from_header(welcome.as_bytes()));
+    let mut channel = opening.finish(&welcome.ok_or("the guardian does not know the key")?)?;
     let ping = Request::Command {
         action: Action::Ping,
         id: None,

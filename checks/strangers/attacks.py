@@ -16,12 +16,12 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 
-from sealed import MORE, SUBPROTOCOL, Initiator
+from sealed import HELLO_HEADER, MORE, SUBPROTOCOL, WELCOME_HEADER, Initiator, from_header, to_header
 
 TEXT, BINARY, CLOSE, PING, PONG, CONTINUATION = 0x1, 0x2, 0x8, 0x9, 0xA, 0x0
 MASK = b"\x00\x00\x00\x00"
-# The guardian's part of a handshake of the second version: a binary frame of 48 bytes.
-ANSWERED = b"\x82\x30"
+# The guardian's part of a handshake of the second version.
+ANSWERED = WELCOME_HEADER.encode() + b":"
 
 
 def raise_descriptor_limit(needed: int) -> None:
@@ -43,9 +43,10 @@ def frame(opcode: int, payload: bytes = b"", fin: bool = True, announced: int | 
     return head + MASK + payload
 
 
-def hello(port: int, subprotocol: str = "") -> bytes:
+def hello(port: int, sealed: bytes | None = None) -> bytes:
+    """A WebSocket handshake; with a message of the second version's it offers that."""
     key = base64.b64encode(os.urandom(16)).decode()
-    offer = f"Sec-WebSocket-Protocol: {subprotocol}\r\n" if subprotocol else ""
+    offer = "" if sealed is None else f"Sec-WebSocket-Protocol: {SUBPROTOCOL}\r\n{HELLO_HEADER}: {to_header(sealed)}\r\n"
     return (
         f"GET / HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n{offer}\r\n"
@@ -98,16 +99,17 @@ class Sealed:
 
     def __init__(self, port: int, key: str, source: str = "127.0.0.2") -> None:
         self.peer = dial(port, source)
-        self.peer.sendall(hello(port, SUBPROTOCOL))
+        initiator = Initiator(key)
+        self.peer.sendall(hello(port, initiator.hello))
         self._seen = b""
         while b"\r\n\r\n" not in self._seen:
             self._read()
         head, self._seen = self._seen.split(b"\r\n\r\n", 1)
         if f"sec-websocket-protocol: {SUBPROTOCOL}".encode() not in head.lower():
             raise AssertionError(f"the second version was not chosen: {head!r}")
-        initiator = Initiator(key)
-        self.send(initiator.hello)
-        self.channel = initiator.finish(self.receive())
+        welcome = [line.split(b":", 1)[1].strip() for line in head.split(b"\r\n") if line.lower().startswith(ANSWERED)]
+        # One who has to look into the file for the key says it in a frame.
+        self.channel = initiator.finish(from_header(welcome[0]) if welcome else self.receive())
 
     def _read(self) -> None:
         piece = self.peer.recv(65536)
@@ -282,7 +284,7 @@ def wrong_keys(port: int, count: int, many: bool, sealed: bool = False) -> dict[
     deadline = time.monotonic() + 60
     for n in range(count):
         if sealed:
-            crowd.join(hello(port, SUBPROTOCOL), frame(BINARY, Initiator(f"guess-{n:040}").hello))
+            crowd.join(hello(port, Initiator(f"guess-{n:040}").hello))
         else:
             crowd.join(hello(port), auth(f"guess-{n:040}"))
         while len(crowd.open) >= 50 and time.monotonic() < deadline:
@@ -295,7 +297,7 @@ def wrong_keys(port: int, count: int, many: bool, sealed: bool = False) -> dict[
 
 def replayed(port: int, count: int, many: bool, key: str) -> dict[str, int]:
     """A handshake that was recorded, again and again: it is right, and whoever says it can say nothing more."""
-    return gather(port, count, many, hello(port, SUBPROTOCOL), frame(BINARY, Initiator(key).hello))
+    return gather(port, count, many, hello(port, Initiator(key).hello))
 
 
 def endless_fragments(port: int, key: str, size: int = 100 << 20) -> dict[str, int | bool | None]:

@@ -1,6 +1,6 @@
 //! What a stranger, or one who has the key, can do to the second version of the wire: handshakes and frames of any bytes.
 //!
-//! The first byte chooses: a handshake from whoever connects, the answer to ours, frames in an open channel, what our side
+//! The first byte chooses: a handshake from whoever connects, in bytes and in its header, the answer to ours, frames in an open channel, what our side
 //! can say, or plaintexts of any bytes from somebody with the key and a program of his own.
 #![no_main]
 
@@ -45,7 +45,14 @@ fuzz_target!(|data: &[u8]| {
         return;
     };
     match choice % 5 {
-        0 => assert!(channel::answer(&KEYS, bytes).is_err(), "nobody guesses the key"),
+        0 => {
+            assert!(channel::answer(&KEYS, bytes).is_err(), "nobody guesses the key");
+            // As it comes: in a header.
+            if let Some(hello) = channel::from_header(bytes) {
+                assert_eq!(channel::to_header(&hello).as_bytes(), bytes);
+                assert!(channel::answer(&KEYS, &hello).is_err());
+            }
+        }
         1 => {
             let (opening, _) = Opening::begin(&KEY).expect("random numbers");
             assert!(opening.finish(bytes).is_err());

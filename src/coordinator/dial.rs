@@ -25,7 +25,7 @@ use super::heard::{Heard, line, understand};
 use super::hosts::Target;
 use super::report::SpokenWire;
 use super::run::Plan;
-use super::upgrade::upgrade;
+use super::upgrade::{Chosen, upgrade};
 use crate::protocol::limits::{ANSWER_MAX_BYTES, KEY_MAX_BYTES, READ_BUFFER_BYTES};
 use crate::protocol::{
     Action, CLOSE_NORMAL, Channel, ChannelError, Opening, PresharedKey, Request, Response, Wire,
@@ -38,12 +38,22 @@ const MAX_ADDRESSES: usize = 8;
 const HEAD_START: Duration = Duration::from_millis(250);
 /// Most messages that are no answer which we pass over in one wait. More is no conversation.
 const MAX_PASSED_OVER: u32 = 1_000;
-/// A guardian that is silent for this long while its answer is awaited is pinged, and again, ...
-const PING_AFTER: Duration = Duration::from_secs(3);
-/// ... and given up when it has been silent for this long: longer than a host that is busy, or a link that has just healed, needs.
-const SILENT_FOR: Duration = Duration::from_secs(21);
+/// While an answer is awaited: longer than a host that is busy, or a link that has just healed, needs.
+const PINGS: Pings = Pings {
+    after: Duration::from_secs(3),
+    give_up: Duration::from_secs(21),
+};
 /// Code of a close frame that names none (RFC 6455, section 7.4.1).
 const NO_CLOSE_CODE: u16 = 1005;
+
+/// When a guardian that is silent is asked whether it is there.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pings {
+    /// After this time, and again each time that it has passed once more, ...
+    pub(super) after: Duration,
+    /// ... until it has been silent for this long, and is given up.
+    pub(super) give_up: Duration,
+}
 
 /// What is said to every guardian of a run: texts that are made once and shared.
 pub(super) struct Words {
@@ -105,6 +115,15 @@ pub(super) struct Attempt {
 
 /// A whole conversation with `target`.
 pub(super) async fn converse(words: &Words, target: &Target, dialled: oneshot::Sender<()>) -> Attempt {
+    let mut attempt = talk(words, target, dialled).await;
+    if let Some(line) = &mut attempt.line {
+        line.say_goodbye();
+    }
+    attempt
+}
+
+/// The same without a goodbye: for who has more to say.
+pub(super) async fn talk(words: &Words, target: &Target, dialled: oneshot::Sender<()>) -> Attempt {
     let mut call = Call {
         phase: Phase::LookingUp,
         address: None,
@@ -118,9 +137,6 @@ pub(super) async fn converse(words: &Words, target: &Target, dialled: oneshot::S
             after: words.timeout,
         }),
     };
-    if let Some(line) = &mut call.line {
-        line.say_goodbye();
-    }
     Attempt {
         address: call.address,
         result,
@@ -147,7 +163,7 @@ impl Call {
     ) -> Result<Box<Response>, Fault> {
         // Half a minute is right for units that stop, and far too long for a host that is not there: a shorter deadline
         // leaves time for another attempt.
-        let dialling = dial(words.wire, target, &mut self.phase, &mut self.address);
+        let dialling = dial(words, target, &mut self.phase, &mut self.address);
         let line = match timeout(words.connect_timeout, dialling).await {
             Ok(line) => line?,
             Err(_) => {
@@ -170,7 +186,7 @@ impl Call {
 
 /// Looks up, connects, shakes hands: an open line.
 async fn dial(
-    wire: Wire,
+    words: &Words,
     target: &Target,
     phase: &mut Phase,
     address: &mut Option<SocketAddr>,
@@ -181,9 +197,9 @@ async fn dial(
     let (stream, connected) = connect(&addresses).await?;
     *phase = Phase::Handshake;
     *address = Some(connected);
-    let line = Line::open(stream, target, connected).await?;
-    if !line.sealed {
-        if wire == Wire::V2 {
+    let line = Line::open(stream, target, connected, &words.key).await?;
+    if matches!(line.layer, Layer::Plain) {
+        if words.wire == Wire::V2 {
             return Err(Fault::Plain);
         }
         tracing::warn!(
@@ -269,17 +285,29 @@ fn connect_fault(errors: &[(SocketAddr, io::Error)]) -> Fault {
     }
 }
 
+/// What lies between the socket and the messages.
+enum Layer {
+    /// Nothing: the plain protocol.
+    Plain,
+    /// The second version was chosen, and the guardian's part of the handshake is still to come. Nothing, once it has come.
+    Opening(Option<Opening>),
+    /// The second version, and the guardian has proven the key.
+    Sealed(Box<Channel>),
+}
+
 /// An open conversation.
 pub(super) struct Line {
     socket: WebSocketStream<TcpStream>,
-    /// Whether the second version was chosen.
-    sealed: bool,
-    /// From its handshake on.
-    channel: Option<Box<Channel>>,
+    layer: Layer,
 }
 
 impl Line {
-    async fn open(mut stream: TcpStream, target: &Target, address: SocketAddr) -> Result<Self, Fault> {
+    async fn open(
+        mut stream: TcpStream,
+        target: &Target,
+        address: SocketAddr,
+        key: &PresharedKey,
+    ) -> Result<Self, Fault> {
         // The name for the Host header; what no header can hold (a zone, letters beyond ASCII) becomes the address.
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
         let host = if target.host.chars().all(plain) {
@@ -289,7 +317,15 @@ impl Line {
         };
         // In a place of its own: a conversation waits for its answer far longer than it shakes hands, and would keep
         // what that takes.
-        let upgraded = Box::pin(upgrade(&mut stream, &host)).await?;
+        let (opening, hello) = Opening::begin(key).map_err(unsealed)?;
+        let upgraded = Box::pin(upgrade(&mut stream, &host, &hello)).await?;
+        let layer = match upgraded.chosen {
+            Chosen::Plain => Layer::Plain,
+            Chosen::SecondVersion(None) => Layer::Opening(Some(opening)),
+            Chosen::SecondVersion(Some(welcome)) => {
+                Layer::Sealed(Box::new(opening.finish(&welcome).map_err(unsealed)?))
+            }
+        };
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER_BYTES)
             .write_buffer_size(KEY_MAX_BYTES * 2)
@@ -298,15 +334,14 @@ impl Line {
         let rest = upgraded.rest;
         Ok(Self {
             socket: WebSocketStream::from_partially_read(stream, rest, Role::Client, Some(config)).await,
-            sealed: upgraded.second_version,
-            channel: None,
+            layer,
         })
     }
 
     async fn authenticate(&mut self, words: &Words) -> Result<(), Fault> {
         let phase = Phase::Authenticating;
-        if self.sealed {
-            return self.seal(words).await;
+        if !matches!(self.layer, Layer::Plain) {
+            return self.seal().await;
         }
         if words.early {
             let auth = Message::Text(words.auth.clone());
@@ -324,17 +359,17 @@ impl Line {
         }
     }
 
-    /// Opens the channel. When it is open the guardian has proven that it has the key.
-    async fn seal(&mut self, words: &Words) -> Result<(), Fault> {
+    /// Opens the channel, if it is not: when it is the guardian has proven that it has the key.
+    async fn seal(&mut self) -> Result<(), Fault> {
         let phase = Phase::Authenticating;
-        let unsealed = |error| Fault::Unsealed { error };
-        let (opening, hello) = Opening::begin(&words.key).map_err(unsealed)?;
-        let said = self.socket.send(Message::Binary(hello.into())).await;
-        said.map_err(|error| socket_fault(error, phase))?;
+        let Layer::Opening(opening) = &mut self.layer else {
+            return Ok(());
+        };
+        let opening = opening.take().ok_or(Fault::Internal)?;
         loop {
-            match self.next().await {
+            match self.next(None).await {
                 Ok(Message::Binary(welcome)) => {
-                    self.channel = Some(Box::new(opening.finish(&welcome).map_err(unsealed)?));
+                    self.layer = Layer::Sealed(Box::new(opening.finish(&welcome).map_err(unsealed)?));
                     return Ok(());
                 }
                 Ok(Message::Close(frame)) => return Err(closed(phase, frame)),
@@ -351,18 +386,21 @@ impl Line {
 
     /// Which version of the wire was chosen.
     pub(super) fn wire(&self) -> SpokenWire {
-        if self.sealed {
-            SpokenWire::V2
-        } else {
-            SpokenWire::Plain
+        match self.layer {
+            Layer::Plain => SpokenWire::Plain,
+            Layer::Opening(_) | Layer::Sealed(_) => SpokenWire::V2,
         }
     }
 
     async fn command(&mut self, words: &Words) -> Result<Box<Response>, Fault> {
         let phase = Phase::Answer(words.action);
-        if self.sealed || !words.early {
+        if !matches!(self.layer, Layer::Plain) || !words.early {
             self.say(&words.command, phase).await?;
         }
+        self.answer(words, phase).await
+    }
+
+    async fn answer(&mut self, words: &Words, phase: Phase) -> Result<Box<Response>, Fault> {
         match self.hear(words.action, phase).await? {
             Heard::Response(response) => Ok(response),
             Heard::Error(message) => Err(Fault::Answered { message }),
@@ -371,11 +409,15 @@ impl Line {
     }
 
     async fn say(&mut self, text: &Utf8Bytes, phase: Phase) -> Result<(), Fault> {
-        let Some(channel) = &mut self.channel else {
-            let said = self.socket.send(Message::Text(text.clone())).await;
-            return said.map_err(|error| socket_fault(error, phase));
+        let frames = match &mut self.layer {
+            Layer::Plain => {
+                let said = self.socket.send(Message::Text(text.clone())).await;
+                return said.map_err(|error| socket_fault(error, phase));
+            }
+            // Nothing is said in clear to one who has chosen not to.
+            Layer::Opening(_) => return Err(Fault::Internal),
+            Layer::Sealed(channel) => channel.seal(text).map_err(unsealed)?,
         };
-        let frames = channel.seal(text).map_err(|error| Fault::Unsealed { error })?;
         for frame in frames {
             let said = self.socket.send(Message::Binary(frame.into())).await;
             said.map_err(|error| socket_fault(error, phase))?;
@@ -385,25 +427,12 @@ impl Line {
 
     /// The next message that `phase` waits for. Pings are answered while this waits.
     async fn hear(&mut self, action: Action, phase: Phase) -> Result<Heard, Fault> {
+        // In the second version we ask, too: a host that has lost its power and is back knows nothing of this connection, and says
+        // so when something comes on it. Whoever knows only the documentation may answer nothing while it stops units.
+        let pings = matches!(self.layer, Layer::Sealed(_)).then_some(PINGS);
         for _ in 0..MAX_PASSED_OVER {
-            let heard = match (self.next().await, &mut self.channel) {
-                (Ok(Message::Close(frame)), _) => return Err(closed(phase, frame)),
-                (Ok(Message::Text(text)), None) => understand(&text, action),
-                (Ok(Message::Binary(frame)), Some(channel)) => {
-                    let opened = channel.open(&frame, ANSWER_MAX_BYTES);
-                    match opened.map_err(|error| Fault::Unsealed { error })? {
-                        Some(text) => understand(&text, action),
-                        None => continue,
-                    }
-                }
-                // In clear: somebody in between may have said it.
-                (Ok(Message::Text(_)), Some(_)) => {
-                    return Err(Fault::Unsealed {
-                        error: ChannelError::Altered,
-                    });
-                }
-                (Ok(_), _) => continue,
-                (Err(error), _) => return Err(socket_fault(error, phase)),
+            let Some(heard) = self.heard(action, phase, pings).await? else {
+                continue;
             };
             match (phase, heard) {
                 (_, Heard::Rubbish(reason)) => return Err(Fault::Rubbish { reason }),
@@ -419,30 +448,49 @@ impl Line {
         })
     }
 
+    /// What the next message means; nothing when it is no whole text.
+    async fn heard(
+        &mut self,
+        action: Action,
+        phase: Phase,
+        pings: Option<Pings>,
+    ) -> Result<Option<Heard>, Fault> {
+        match (self.next(pings).await, &mut self.layer) {
+            (Ok(Message::Close(frame)), _) => Err(closed(phase, frame)),
+            (Ok(Message::Text(text)), Layer::Plain) => Ok(Some(understand(&text, action))),
+            (Ok(Message::Binary(frame)), Layer::Sealed(channel)) => {
+                let opened = channel.open(&frame, ANSWER_MAX_BYTES);
+                let text = opened.map_err(unsealed)?;
+                Ok(text.map(|text| understand(&text, action)))
+            }
+            // In clear: somebody in between may have said it.
+            (Ok(Message::Text(_)), _) => Err(unsealed(ChannelError::Altered)),
+            (Ok(_), _) => Ok(None),
+            (Err(error), _) => Err(socket_fault(error, phase)),
+        }
+    }
+
     /// The next message that is no ping or pong: a guardian may keep alive a long wait as often as it likes.
-    ///
-    /// In the second version we ask, too: a host that has lost its power and is back knows nothing of this connection, and says so
-    /// when something comes on it. Whoever knows only the documentation may answer nothing while it stops units.
-    async fn next(&mut self) -> Result<Message, WsError> {
+    async fn next(&mut self, pings: Option<Pings>) -> Result<Message, WsError> {
         let mut silent = Duration::ZERO;
         loop {
-            let heard = if self.channel.is_some() {
-                timeout(PING_AFTER, self.socket.next()).await
-            } else {
-                Ok(self.socket.next().await)
+            let heard = match pings {
+                Some(pings) => timeout(pings.after, self.socket.next()).await,
+                None => Ok(self.socket.next().await),
             };
-            match heard {
-                Ok(None) => return Err(WsError::ConnectionClosed),
-                Ok(Some(Ok(Message::Ping(_) | Message::Pong(_)))) => silent = Duration::ZERO,
-                Ok(Some(other)) => return other,
-                Err(_) => {
-                    silent += PING_AFTER;
-                    if silent >= SILENT_FOR {
-                        let why = format!("it has not answered a ping for {} s", SILENT_FOR.as_secs());
+            match (heard, pings) {
+                (Ok(None), _) => return Err(WsError::ConnectionClosed),
+                (Ok(Some(Ok(Message::Ping(_) | Message::Pong(_)))), _) => silent = Duration::ZERO,
+                (Ok(Some(other)), _) => return other,
+                (Err(_), Some(pings)) => {
+                    silent += pings.after;
+                    if silent >= pings.give_up {
+                        let why = format!("it has not answered a ping for {} s", pings.give_up.as_secs());
                         return Err(WsError::Io(io::Error::new(io::ErrorKind::TimedOut, why)));
                     }
                     self.socket.send(Message::Ping(Bytes::new())).await?;
                 }
+                (Err(_), None) => {}
             }
         }
     }
@@ -464,6 +512,10 @@ impl Line {
         })
         .await;
     }
+}
+
+fn unsealed(error: ChannelError) -> Fault {
+    Fault::Unsealed { error }
 }
 
 fn closed(phase: Phase, frame: Option<CloseFrame>) -> Fault {
@@ -496,120 +548,5 @@ fn socket_fault(error: WsError, phase: Phase) -> Fault {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::net::Ipv4Addr;
-    use tokio::net::TcpListener;
-
-    fn address(port: u16) -> SocketAddr {
-        (Ipv4Addr::LOCALHOST, port).into()
-    }
-
-    /// A port of this machine that nothing listens on: taken and given back.
-    async fn closed_port() -> SocketAddr {
-        let listener = TcpListener::bind(address(0)).await.unwrap();
-        listener.local_addr().unwrap()
-    }
-
-    #[tokio::test]
-    async fn the_next_address_of_a_name_is_tried_when_one_refuses() {
-        let closed = closed_port().await;
-        let listener = TcpListener::bind(address(0)).await.unwrap();
-        let open = listener.local_addr().unwrap();
-        let (_, connected) = connect(&[closed, open]).await.unwrap();
-        assert_eq!(connected, open);
-        let fault = connect(&[closed, closed]).await.unwrap_err();
-        assert_eq!(
-            fault,
-            Fault::Refused {
-                addresses: format!("{closed}, {closed}")
-            }
-        );
-    }
-
-    #[tokio::test]
-    async fn an_address_that_swallows_packets_does_not_eat_the_time_of_the_next() {
-        // A listener whose backlog is full drops what comes, like a firewall.
-        let socket = tokio::net::TcpSocket::new_v4().unwrap();
-        socket.bind(address(0)).unwrap();
-        let deaf = socket.listen(1).unwrap();
-        let swallows = deaf.local_addr().unwrap();
-        let mut fill = Vec::new();
-        for _ in 0..3 {
-            let connecting = tokio::spawn(TcpStream::connect(swallows));
-            fill.push(connecting);
-        }
-        let listener = TcpListener::bind(address(0)).await.unwrap();
-        let open = listener.local_addr().unwrap();
-        // Whether the kernel let one more in or not, one of the two answers well before a SYN is repeated.
-        let (_, connected) = connect(&[swallows, open]).await.unwrap();
-        assert!(connected == open || connected == swallows);
-        for connecting in fill {
-            connecting.abort();
-        }
-    }
-
-    /// An open channel, and the guardian's end of its connection, which the test is.
-    async fn sealed() -> (Line, TcpStream) {
-        let listener = TcpListener::bind(address(0)).await.unwrap();
-        let connecting = TcpStream::connect(listener.local_addr().unwrap());
-        let (ours, accepted) = tokio::join!(connecting, listener.accept());
-        let key = PresharedKey::parse(&"k".repeat(40), "key".as_ref()).unwrap();
-        let (opening, hello) = Opening::begin(&key).unwrap();
-        let keys = key.into();
-        let (_, welcome, _) = crate::protocol::channel::answer(&keys, &hello).unwrap();
-        let line = Line {
-            socket: WebSocketStream::from_raw_socket(ours.unwrap(), Role::Client, None).await,
-            sealed: true,
-            channel: Some(Box::new(opening.finish(&welcome).unwrap())),
-        };
-        (line, accepted.unwrap().0)
-    }
-
-    #[tokio::test]
-    async fn a_guardian_that_answers_no_ping_is_given_up_while_its_answer_is_awaited() {
-        let (mut line, mut theirs) = sealed().await;
-        tokio::time::pause();
-        let began = tokio::time::Instant::now();
-        let fault = line
-            .hear(Action::Drain, Phase::Answer(Action::Drain))
-            .await
-            .unwrap_err();
-        assert!(
-            matches!(fault, Fault::Lost { .. }) && fault.to_string().contains("ping"),
-            "{fault}"
-        );
-        assert!(began.elapsed() >= SILENT_FOR);
-        drop(line);
-        let mut said = Vec::new();
-        tokio::io::AsyncReadExt::read_to_end(&mut theirs, &mut said)
-            .await
-            .unwrap();
-        // A ping of a client: two bytes, and a mask of four.
-        let pings = (SILENT_FOR.as_secs() / PING_AFTER.as_secs() - 1) as usize;
-        assert_eq!((said.len(), said[0]), (6 * pings, 0x89), "{said:?}");
-    }
-
-    #[tokio::test]
-    async fn a_guardian_that_works_for_long_and_answers_pings_is_waited_for() {
-        let (mut line, theirs) = sealed().await;
-        let mut theirs = WebSocketStream::from_raw_socket(theirs, Role::Server, None).await;
-        tokio::time::pause();
-        let waits = timeout(
-            SILENT_FOR * 10,
-            line.hear(Action::Drain, Phase::Answer(Action::Drain)),
-        );
-        tokio::select! {
-            waited = waits => assert!(waited.is_err(), "{waited:?}"),
-            _ = async { while theirs.next().await.is_some() {} } => panic!("it hung up"),
-        }
-    }
-
-    #[test]
-    fn a_shortage_of_descriptors_is_ours_and_not_the_hosts() {
-        let error = io::Error::from_raw_os_error(nix::errno::Errno::EMFILE as i32);
-        let fault = connect_fault(&[(address(1), error)]);
-        assert!(matches!(fault, Fault::NoDescriptor { .. }), "{fault:?}");
-        assert!(fault.remedy().contains("LimitNOFILE"));
-    }
-}
+#[path = "dial_tests.rs"]
+mod tests;

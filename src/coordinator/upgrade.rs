@@ -10,27 +10,37 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::fault::{Fault, Phase};
 use super::heard::line;
-use crate::protocol::SUBPROTOCOL;
+use crate::protocol::{HELLO_HEADER, SUBPROTOCOL, WELCOME_HEADER, channel};
 
 /// Longest answer to the handshake, in bytes, and most headers in it: those of a guardian have 200 bytes, those of a
 /// proxy that has its say a few thousand.
 const ANSWER_MAX: usize = 16 << 10;
 const HEADERS_MAX: usize = 64;
 
+/// Which version of the wire the other side chose.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Chosen {
+    /// It knows only the documentation, or wants no other.
+    Plain,
+    /// With its part of the handshake; without it when it has to look for the key first: then that comes in a frame.
+    SecondVersion(Option<Vec<u8>>),
+}
+
 /// How it ended well.
 pub(super) struct Upgraded {
-    /// Whether the second version of the wire was chosen.
-    pub(super) second_version: bool,
+    pub(super) chosen: Chosen,
     /// What came behind the answer, already in frames.
     pub(super) rest: Vec<u8>,
 }
 
-/// Asks the other side of `stream`, which is called `host`, to speak WebSocket.
-pub(super) async fn upgrade(stream: &mut TcpStream, host: &str) -> Result<Upgraded, Fault> {
+/// Asks the other side of `stream`, which is called `host`, to speak WebSocket, and in it the second version of the wire, of which
+/// `hello` is the first message.
+pub(super) async fn upgrade(stream: &mut TcpStream, host: &str, hello: &[u8]) -> Result<Upgraded, Fault> {
     let key = generate_key();
+    let hello = channel::to_header(hello);
     let request = format!(
         "GET / HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-         Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Protocol: {SUBPROTOCOL}\r\n\r\n"
+         Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Protocol: {SUBPROTOCOL}\r\n{HELLO_HEADER}: {hello}\r\n\r\n"
     );
     let lost = |reason: String| Fault::Lost {
         phase: Phase::Handshake,
@@ -44,9 +54,9 @@ pub(super) async fn upgrade(stream: &mut TcpStream, host: &str) -> Result<Upgrad
         if read.map_err(|error| lost(error.to_string()))? == 0 {
             return Err(lost("the other side closed it without a word".to_owned()));
         }
-        if let Some((length, second_version)) = judge(&answer, &key)? {
+        if let Some((length, chosen)) = judge(&answer, &key)? {
             return Ok(Upgraded {
-                second_version,
+                chosen,
                 rest: answer.split_off(length),
             });
         }
@@ -58,9 +68,8 @@ pub(super) async fn upgrade(stream: &mut TcpStream, host: &str) -> Result<Upgrad
     }
 }
 
-/// What an answer says to the request with `key`: its length and whether the second version was chosen; nothing while it is not
-/// whole.
-fn judge(answer: &[u8], key: &str) -> Result<Option<(usize, bool)>, Fault> {
+/// What an answer says to the request with `key`: its length and what was chosen; nothing while it is not whole.
+fn judge(answer: &[u8], key: &str) -> Result<Option<(usize, Chosen)>, Fault> {
     let rubbish = |reason: String| Fault::Rubbish { reason };
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut response = httparse::Response::new(&mut headers);
@@ -108,8 +117,14 @@ fn judge(answer: &[u8], key: &str) -> Result<Option<(usize, bool)>, Fault> {
         }
     }
     match named("Sec-WebSocket-Protocol") {
-        None => Ok(Some((length, false))),
-        Some(chosen) if chosen == SUBPROTOCOL => Ok(Some((length, true))),
+        None => Ok(Some((length, Chosen::Plain))),
+        Some(chosen) if chosen == SUBPROTOCOL => {
+            let welcome = named(WELCOME_HEADER).map(|welcome| {
+                channel::from_header(welcome.as_bytes())
+                    .ok_or_else(|| rubbish(format!("its part of the handshake is {:?}", line(&welcome, 64))))
+            });
+            Ok(Some((length, Chosen::SecondVersion(welcome.transpose()?))))
+        }
         Some(other) => Err(rubbish(format!(
             "it chose the subprotocol {:?}, which was not offered",
             line(&other, 64)
@@ -126,15 +141,22 @@ mod tests {
     const ANSWER: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
                           Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n";
 
-    fn judged(headers: &str) -> Result<Option<(usize, bool)>, Fault> {
+    fn judged(headers: &str) -> Result<Option<(usize, Chosen)>, Fault> {
         judge(format!("{headers}\r\n").as_bytes(), KEY)
     }
 
     #[test]
     fn one_who_knows_the_documentation_only_is_taken_as_it_is() {
-        assert_eq!(judged(ANSWER).unwrap(), Some((ANSWER.len() + 2, false)));
+        assert_eq!(judged(ANSWER).unwrap(), Some((ANSWER.len() + 2, Chosen::Plain)));
         let chosen = format!("{ANSWER}sec-websocket-protocol: io-guardian.v2\r\n");
-        assert_eq!(judged(&chosen).unwrap(), Some((chosen.len() + 2, true)));
+        let later = Chosen::SecondVersion(None);
+        assert_eq!(judged(&chosen).unwrap(), Some((chosen.len() + 2, later)));
+        let welcomed = format!(
+            "{chosen}Io-Guardian-Welcome: {}\r\n",
+            channel::to_header(&[7; 48])
+        );
+        let at_once = Chosen::SecondVersion(Some(vec![7; 48]));
+        assert_eq!(judged(&welcomed).unwrap(), Some((welcomed.len() + 2, at_once)));
         for connection in [
             "connection: keep-alive, upgrade",
             "Connection: keep-alive\r\nConnection: upgrade",
@@ -178,6 +200,10 @@ mod tests {
             (ANSWER.replace("websocket", "h2c"), "h2c"),
             (ANSWER.replace("Connection: Upgrade\r\n", ""), "Connection"),
             (format!("{ANSWER}Sec-WebSocket-Protocol: chat\r\n"), "chat"),
+            (
+                format!("{ANSWER}Sec-WebSocket-Protocol: io-guardian.v2\r\nio-guardian-welcome: AAAA\r\n"),
+                "AAAA",
+            ),
             ("SSH-2.0-OpenSSH_9.2\r\n".to_owned(), "no HTTP"),
             ("HTTP/1.1 426 Upgrade Required\r\n".to_owned(), "426"),
         ] {

@@ -28,12 +28,14 @@ use crate::protocol::limits::{
 };
 use crate::protocol::{
     Action, Answer, CLOSE_GOING_AWAY, CLOSE_NORMAL, CLOSE_NOT_TEXT, CLOSE_POLICY, CLOSE_PROTOCOL,
-    CLOSE_TOO_BIG, CLOSE_TRY_LATER, ChannelError, CommandId, Response, Status, channel,
+    CLOSE_TOO_BIG, CLOSE_TRY_LATER, ChannelError, CommandId, Keyring, Response, Status, channel,
 };
 use crate::telemetry::audit;
 
 /// How long a peer may take to say goodbye back.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Whoever has to make room for others.
+const TOO_MANY: End = End::Close(CLOSE_TRY_LATER, "Too many connections");
 /// How many frames that were on their way are taken until then.
 const GOODBYE_FRAMES: usize = 256;
 
@@ -104,7 +106,7 @@ impl Connection {
         let began = Instant::now();
         if stream.set_nodelay(true).is_ok() {
             tokio::select! {
-                line = timeout(HANDSHAKE_TIMEOUT, Line::accept(stream, self.shared.wire)) => match line {
+                line = timeout(HANDSHAKE_TIMEOUT, self.accept(stream)) => match line {
                     Ok(Ok(line)) => self.talk(line, began).await,
                     Ok(Err(WsError::Http(_))) => self.shared.noise(Noise::Plain, self.peer, PLAIN_REFUSED),
                     Ok(Err(error)) => self.shared.noise(Noise::Handshake, self.peer, &error.to_string()),
@@ -115,6 +117,10 @@ impl Connection {
             }
         }
         self.shared.release(self.id);
+    }
+
+    async fn accept(&self, stream: TcpStream) -> Result<Line, WsError> {
+        Line::accept(stream, self.shared.wire, self.shared.keys.now()).await
     }
 
     async fn talk(&self, mut line: Line, began: Instant) {
@@ -146,6 +152,27 @@ impl Connection {
         began: Instant,
     ) -> End {
         let auth_deadline = began + AUTH_TIMEOUT;
+        if let Layer::Opening { hello, tried } = &line.layer {
+            let (hello, tried) = (hello.clone(), Arc::clone(tried));
+            // In a place of its own, which most connections never need: they would all be as large as this is.
+            let opening = Box::pin(async {
+                let reaction = self.open_later(line, &hello, &tried).await?;
+                self.react(line, session, in_flight, watched, reaction, auth_deadline)
+                    .await
+            });
+            let opened = tokio::select! {
+                biased;
+                opened = opening => opened,
+                // Room is made at once, and not after a look into a file: else whoever comes by the thousand would fill our memory.
+                () = self.evicted.cancelled() => {
+                    self.guessed();
+                    Err(TOO_MANY)
+                }
+            };
+            if let Err(end) = opened {
+                return end;
+            }
+        }
         let mut heard = Instant::now();
         let mut pinged = false;
         loop {
@@ -165,7 +192,18 @@ impl Connection {
                     pinged = false;
                     let reaction = match message {
                         Some(Ok(WsMessage::Close(_))) | None => return End::Peer,
-                        Some(Ok(message)) => self.hear(line, session, &message).await,
+                        Some(Ok(message)) => {
+                            let stranger = !session.is_authenticated();
+                            tokio::select! {
+                                biased;
+                                heard = self.hear(line, session, &message) => heard,
+                                () = self.evicted.cancelled(), if stranger => {
+                                    // What a stranger's words wait for is a look into the key's file.
+                                    self.guessed();
+                                    Err(TOO_MANY)
+                                }
+                            }
+                        }
                         Some(Err(error)) => return self.broken(session, error),
                     };
                     let reaction = match reaction {
@@ -222,7 +260,7 @@ impl Connection {
                     return End::Close(CLOSE_POLICY, "Not authenticated");
                 }
                 () = self.evicted.cancelled(), if !session.is_authenticated() => {
-                    return End::Close(CLOSE_TRY_LATER, "Too many connections");
+                    return TOO_MANY;
                 }
                 () = self.shared.closing.cancelled(), if !closing => {}
                 // One that waits for an answer is left alone, however long that takes.
@@ -241,7 +279,30 @@ impl Connection {
         }
     }
 
-    /// What `message` means. In the second version: opens the channel, and then the frames.
+    /// A wrong key whose connection has to make room: it is counted all the same.
+    fn guessed(&self) {
+        self.shared.wrong_key(self.peer);
+        self.shared.noise(Noise::WrongKey, self.peer, "wrong key");
+    }
+
+    /// Opens the channel with a key that has just been put into the file, if there is one.
+    async fn open_later(&self, line: &mut Line, hello: &[u8], tried: &Arc<Keyring>) -> Result<Reaction, End> {
+        let Some(keys) = self.shared.keys.changed(tried).await else {
+            return Ok(Reaction::WrongKey(Answer::auth_error()));
+        };
+        match channel::answer(&keys, hello) {
+            Ok((channel, welcome, key)) => {
+                self.write(line, vec![WsMessage::Binary(welcome.into())]).await?;
+                line.fingerprint = key.fingerprint();
+                line.layer = Layer::Sealed(channel);
+                Ok(Reaction::Ignore)
+            }
+            Err(ChannelError::WrongKey) => Ok(Reaction::WrongKey(Answer::auth_error())),
+            Err(error) => Err(self.unsealed(&Session::default(), error)),
+        }
+    }
+
+    /// What `message` means. In the second version: what is in the frames.
     async fn hear(
         &self,
         line: &mut Line,
@@ -261,26 +322,6 @@ impl Connection {
                 Ok(reaction)
             }
             (Layer::Plain, WsMessage::Binary(_)) => Ok(session.on(&keys, &Frame::Binary)),
-            (Layer::Opening, WsMessage::Binary(hello)) => {
-                let changed;
-                let mut answered = channel::answer(&keys, hello);
-                if matches!(answered, Err(ChannelError::WrongKey))
-                    && let Some(keys) = self.shared.keys.changed(&keys).await
-                {
-                    changed = keys;
-                    answered = channel::answer(&changed, hello);
-                }
-                let (channel, welcome, key) = match answered {
-                    Ok(opened) => opened,
-                    Err(ChannelError::WrongKey) => return Ok(Reaction::WrongKey(Answer::auth_error())),
-                    Err(error) => return Err(self.unsealed(session, error)),
-                };
-                let fingerprint = key.fingerprint();
-                self.write(line, vec![WsMessage::Binary(welcome.into())]).await?;
-                line.fingerprint = fingerprint;
-                line.layer = Layer::Sealed(channel);
-                Ok(Reaction::Ignore)
-            }
             (Layer::Sealed(channel), WsMessage::Binary(frame)) => {
                 let text = match channel.open(frame, REQUEST_MAX_BYTES) {
                     Ok(Some(text)) => text,
@@ -294,7 +335,8 @@ impl Connection {
                 }
                 Ok(session.on(&keys, &Frame::Text(&text)))
             }
-            (Layer::Opening | Layer::Sealed(_), WsMessage::Text(_)) => {
+            (Layer::Opening { .. }, WsMessage::Binary(_))
+            | (Layer::Opening { .. } | Layer::Sealed(_), WsMessage::Text(_)) => {
                 Err(self.unsealed(session, ChannelError::NoMessage))
             }
             _ => Ok(session.on(&keys, &Frame::Control)),
@@ -317,7 +359,7 @@ impl Connection {
         if let Err(crowded) = self.shared.promote(self.id, self.peer) {
             self.shared.noise(Noise::Crowded, self.peer, &crowded.to_string());
             self.send(line, &Answer::error(crowded.to_string())).await?;
-            return Err(End::Close(CLOSE_TRY_LATER, "Too many connections"));
+            return Err(TOO_MANY);
         }
         tracing::debug!(peer = %self.peer, "authenticated");
         Ok(())

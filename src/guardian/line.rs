@@ -1,16 +1,22 @@
 //! A connection's socket, and the version of the wire that was chosen for it in the WebSocket handshake.
 
+use std::sync::Arc;
+
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Error as WsError;
 use tokio_tungstenite::tungstenite::handshake::server::{
     ErrorResponse, Request as Upgrade, Response as Upgraded,
 };
-use tokio_tungstenite::tungstenite::http::{HeaderValue, StatusCode, header::SEC_WEBSOCKET_PROTOCOL};
+use tokio_tungstenite::tungstenite::http::StatusCode;
+use tokio_tungstenite::tungstenite::http::header::{HeaderName, HeaderValue, SEC_WEBSOCKET_PROTOCOL};
 use tokio_tungstenite::tungstenite::protocol::{Message, WebSocketConfig};
 use tokio_tungstenite::{WebSocketStream, accept_hdr_async_with_config};
 
+use crate::protocol::channel::{
+    self, Channel, ChannelError, HELLO_HEADER, SUBPROTOCOL, WELCOME_HEADER, Wire,
+};
 use crate::protocol::limits::{ANSWER_MAX_BYTES, READ_BUFFER_BYTES, REQUEST_MAX_BYTES};
-use crate::protocol::{Answer, Channel, ChannelError, SUBPROTOCOL, Wire};
+use crate::protocol::{Answer, Keyring};
 
 pub(super) type Socket = WebSocketStream<TcpStream>;
 
@@ -22,8 +28,13 @@ pub(super) const PLAIN_REFUSED: &str =
 pub(super) enum Layer {
     /// Nothing: the plain protocol.
     Plain,
-    /// The second version was chosen; its handshake has not come yet.
-    Opening,
+    /// The second version was chosen, and none of our keys opens this first message: one that was put into the file a moment ago may.
+    Opening {
+        /// As it came.
+        hello: Vec<u8>,
+        /// The keys that were tried.
+        tried: Arc<Keyring>,
+    },
     /// The second version. Whether the peer has proven the key, the session knows.
     Sealed(Channel),
 }
@@ -41,14 +52,27 @@ impl Line {
     ///
     /// # Errors
     /// [`WsError::Http`] when `wire` allows the second version only, and it was not offered.
-    pub(super) async fn accept(stream: TcpStream, wire: Wire) -> Result<Self, WsError> {
+    pub(super) async fn accept(stream: TcpStream, wire: Wire, keys: Arc<Keyring>) -> Result<Self, WsError> {
         let mut layer = Layer::Plain;
+        let mut fingerprint = String::new();
         #[expect(clippy::result_large_err, reason = "the error is tungstenite's")]
         let choose = |upgrade: &Upgrade, mut upgraded: Upgraded| {
-            if offers_the_second_version(upgrade) {
-                layer = Layer::Opening;
-                let chosen = HeaderValue::from_static(SUBPROTOCOL);
-                upgraded.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, chosen);
+            if let Some(hello) = offer_of_the_second_version(upgrade) {
+                let headers = upgraded.headers_mut();
+                headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
+                layer = match channel::answer(&keys, &hello) {
+                    Ok((channel, welcome, key)) => {
+                        if let Ok(welcome) = HeaderValue::try_from(channel::to_header(&welcome)) {
+                            headers.insert(HeaderName::from_static(WELCOME_HEADER), welcome);
+                        }
+                        fingerprint = key.fingerprint();
+                        Layer::Sealed(channel)
+                    }
+                    Err(_) => Layer::Opening {
+                        hello,
+                        tried: Arc::clone(&keys),
+                    },
+                };
             } else if wire == Wire::V2 {
                 // Before it has sent its key in clear.
                 return Err(refuse_the_plain_protocol());
@@ -59,7 +83,7 @@ impl Line {
         Ok(Self {
             socket,
             layer,
-            fingerprint: String::new(),
+            fingerprint,
         })
     }
 
@@ -67,7 +91,7 @@ impl Line {
     pub(super) fn came_by(&self) -> String {
         let version = match self.layer {
             Layer::Plain => "plain",
-            Layer::Opening | Layer::Sealed(_) => "v2",
+            Layer::Opening { .. } | Layer::Sealed(_) => "v2",
         };
         format!("{version}:{}", self.fingerprint)
     }
@@ -77,7 +101,7 @@ impl Line {
         let text = answer.to_text();
         Ok(match &mut self.layer {
             Layer::Plain => vec![Message::Text(text.into())],
-            Layer::Opening => Vec::new(),
+            Layer::Opening { .. } => Vec::new(),
             Layer::Sealed(channel) => {
                 let frames = channel.seal(&text)?.into_iter();
                 frames.map(|frame| Message::Binary(frame.into())).collect()
@@ -86,14 +110,19 @@ impl Line {
     }
 }
 
-/// Subprotocols are offered as a list, in one header or in several (RFC 6455, section 11.3.4).
-fn offers_the_second_version(upgrade: &Upgrade) -> bool {
+/// The first message of the handshake, from one who offers the second version. Subprotocols are offered as a list, in one header or in
+/// several (RFC 6455, section 11.3.4).
+fn offer_of_the_second_version(upgrade: &Upgrade) -> Option<Vec<u8>> {
     let offers = upgrade.headers().get_all(SEC_WEBSOCKET_PROTOCOL);
     let mut offered = offers
         .iter()
         .filter_map(|offer| offer.to_str().ok())
         .flat_map(|offer| offer.split(','));
-    offered.any(|name| name.trim() == SUBPROTOCOL)
+    let hello = upgrade.headers().get(HELLO_HEADER)?;
+    offered
+        .any(|name| name.trim() == SUBPROTOCOL)
+        .then(|| channel::from_header(hello.as_bytes()))
+        .flatten()
 }
 
 fn refuse_the_plain_protocol() -> ErrorResponse {

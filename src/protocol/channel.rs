@@ -5,20 +5,29 @@
 //! repeated, reordered or moved to another connection, and not be read later either by whoever gets the key then. A side that finds
 //! anything of that kind gets an error, and must end the connection.
 //!
+//! The two messages of the handshake travel in headers of the WebSocket's own ([`HELLO_HEADER`], [`WELCOME_HEADER`]): a channel is
+//! open when the WebSocket is, and costs no round trip of its own.
+//!
 //! Of a message its length is told, rounded up to [`PADDING`]. That the connection ends is not protected: whoever can cut
 //! it can do that at any time, and an answer that has not come is not an answer.
 
 use std::sync::LazyLock;
 
 use clap::ValueEnum;
+use data_encoding::BASE64URL_NOPAD;
 use serde::Deserialize;
 use snow::params::NoiseParams;
 use snow::{Builder, HandshakeState, TransportState};
 
+use super::curve::Provider;
 use super::key::{Keyring, PresharedKey};
 
 /// The WebSocket subprotocol by which the second version is offered and chosen, and the prologue of its handshake.
 pub const SUBPROTOCOL: &str = "io-guardian.v2";
+/// In the request for the WebSocket: the first message of the handshake, as base64url without padding (RFC 4648, section 5).
+pub const HELLO_HEADER: &str = "io-guardian-hello";
+/// In its answer: the second message, the same way.
+pub const WELCOME_HEADER: &str = "io-guardian-welcome";
 /// Longest binary frame, in bytes (Noise, section 3).
 pub const FRAME_MAX_BYTES: usize = 65_535;
 /// Messages are filled up with spaces, which JSON allows, to a multiple of this many bytes: `drain` looks like `undrain`.
@@ -73,16 +82,27 @@ pub enum ChannelError {
 fn builder() -> Result<Builder<'static>, ChannelError> {
     static PARAMS: LazyLock<Option<NoiseParams>> = LazyLock::new(|| PATTERN.parse().ok());
     let params = PARAMS.clone().ok_or(ChannelError::Unusable)?;
-    Builder::new(params)
+    Builder::with_resolver(params, Box::new(Provider))
         .prologue(SUBPROTOCOL.as_bytes())
         .map_err(|_| ChannelError::Unusable)
+}
+
+/// A message of the handshake as the value of its header.
+pub fn to_header(message: &[u8]) -> String {
+    BASE64URL_NOPAD.encode(message)
+}
+
+/// The message that a header holds; nothing when that cannot be one, whoever made it.
+pub fn from_header(value: &[u8]) -> Option<Vec<u8>> {
+    let message = BASE64URL_NOPAD.decode(value).ok()?;
+    (message.len() == HANDSHAKE_BYTES).then_some(message)
 }
 
 /// Whoever connects has said its first message, and waits for the answer.
 pub struct Opening(Box<HandshakeState>);
 
 impl Opening {
-    /// Begins: the first message, for one binary frame.
+    /// Begins: the first message.
     ///
     /// # Errors
     /// When this machine gives no random numbers.

@@ -10,12 +10,13 @@
 //! which it leaves alone, and the sockets of the roles.
 
 pub mod channel;
+mod curve;
 pub mod key;
 pub mod limits;
 pub mod message;
 mod spaced;
 
-pub use channel::{Channel, ChannelError, Opening, SUBPROTOCOL, Wire};
+pub use channel::{Channel, ChannelError, HELLO_HEADER, Opening, SUBPROTOCOL, WELCOME_HEADER, Wire};
 pub use key::{KeyError, Keyring, PresharedKey, hex};
 pub use message::{
     Action, Answer, CommandId, DatabaseReport, HoldTerms, LastCommand, Request, RequestError, Response,

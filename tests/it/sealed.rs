@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
 use io_guardian::coordinator::{Report, Verdict};
-use io_guardian::protocol::{Opening, PresharedKey};
+use io_guardian::protocol::{HELLO_HEADER, Opening, PresharedKey, WELCOME_HEADER, channel};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -332,15 +332,21 @@ async fn a_guardian_of_v2_refuses_the_plain_protocol_before_a_key_is_sent() {
 #[tokio::test]
 async fn what_is_altered_on_its_way_ends_the_connection_and_is_told_by_both() {
     let place = Place::new();
-    for (altered_up, nth) in [(true, 1), (true, 2), (false, 1), (false, 2)] {
+    for (altered_up, nth) in [(true, 0), (true, 1), (false, 0), (false, 1)] {
         let mut guardian = place.guardian(&["--wire", "v2"]).await;
         let parts = Mutex::new(0);
         let between = Between::new(&guardian.address, move |up, bytes| {
-            // The first part each way is the HTTP handshake; then come the Noise handshake and the frames.
+            // The first part each way is the WebSocket handshake, with that of Noise in a header; then come the frames.
             if up == altered_up {
                 let mut parts = parts.lock().unwrap();
                 if *parts == nth {
-                    *bytes.last_mut().unwrap() ^= 1;
+                    let header = if up { HELLO_HEADER } else { WELCOME_HEADER };
+                    let at = match nth {
+                        0 => value_of(bytes, header),
+                        _ => bytes.len() - 1,
+                    };
+                    // Still a letter of base64.
+                    bytes[at] = if bytes[at] == b'A' { b'B' } else { b'A' };
                 }
                 *parts += 1;
             }
@@ -349,13 +355,42 @@ async fn what_is_altered_on_its_way_ends_the_connection_and_is_told_by_both() {
         let (report, _) = place.tell("drain", &between.address, "v2").await;
         assert_ne!(result(&report).0, Verdict::Ok, "{report:?}");
         match (altered_up, nth) {
-            (true, 1) => drop(guardian.says("why=\"wrong key\"").await),
+            (true, 0) => drop(guardian.says("why=\"wrong key\"").await),
             (true, _) => drop(
                 guardian
                     .says("was altered, repeated, left out or reordered")
                     .await,
             ),
             (false, _) => assert!(result(&report).1.contains("altered"), "{report:?}"),
+        }
+    }
+}
+
+/// Where the value of this header begins.
+fn value_of(head: &[u8], name: &str) -> usize {
+    let at = head
+        .windows(name.len())
+        .position(|part| part.eq_ignore_ascii_case(name.as_bytes()));
+    at.unwrap() + name.len() + ": ".len()
+}
+
+#[tokio::test]
+async fn whoever_offers_the_second_version_and_does_not_begin_it_has_not_offered_it() {
+    let place = Place::new();
+    let guardian = place.guardian(&["--wire", "v2"]).await;
+    for hello in [None, Some("AAAA"), Some("no base64 at all!")] {
+        let mut request = format!("ws://{}", guardian.address)
+            .into_client_request()
+            .unwrap();
+        let headers = request.headers_mut();
+        headers.insert("sec-websocket-protocol", "io-guardian.v2".parse().unwrap());
+        if let Some(hello) = hello {
+            headers.insert(HELLO_HEADER, hello.parse().unwrap());
+        }
+        let stream = TcpStream::connect(&guardian.address).await.unwrap();
+        match tokio_tungstenite::client_async(request, stream).await {
+            Err(Error::Http(response)) => assert_eq!(response.status(), 426),
+            other => panic!("{other:?}"),
         }
     }
 }
@@ -410,15 +445,44 @@ async fn the_first_message_alone_makes_nobody_a_peer() {
     request
         .headers_mut()
         .insert("sec-websocket-protocol", "chat, io-guardian.v2".parse().unwrap());
-    let stream = TcpStream::connect(&guardian.address).await.unwrap();
-    let (mut socket, response) = tokio_tungstenite::client_async(request, stream).await.unwrap();
-    assert_eq!(response.headers()["sec-websocket-protocol"], "io-guardian.v2");
     let key = PresharedKey::parse(KEY, "key".as_ref()).unwrap();
-    let (_, hello) = Opening::begin(&key).unwrap();
-    socket.send(Message::binary(hello)).await.unwrap();
-    assert!(matches!(socket.next().await, Some(Ok(Message::Binary(_)))));
+    let (opening, hello) = Opening::begin(&key).unwrap();
+    request
+        .headers_mut()
+        .insert(HELLO_HEADER, channel::to_header(&hello).parse().unwrap());
+    let stream = TcpStream::connect(&guardian.address).await.unwrap();
+    let (_socket, response) = tokio_tungstenite::client_async(request, stream).await.unwrap();
+    assert_eq!(response.headers()["sec-websocket-protocol"], "io-guardian.v2");
+    let welcome = channel::from_header(response.headers()[WELCOME_HEADER].as_bytes()).unwrap();
+    assert!(opening.finish(&welcome).is_ok());
     // It may have been repeated from a recording: whoever says no more is a stranger, and goes when strangers go.
     guardian.says("no key in time").await;
+}
+
+#[tokio::test]
+async fn a_key_that_comes_between_the_connection_and_its_handshake_is_known() {
+    let place = Place::new();
+    let mut guardian = place.guardian(&["--wire", "v2"]).await;
+    let stream = TcpStream::connect(&guardian.address).await.unwrap();
+    // That connection is accepted, because this later one has been answered.
+    let (report, _) = place.tell("ping", &guardian.address, "v2").await;
+    assert_eq!(result(&report).0, Verdict::Ok);
+    place.write("key", &format!("{KEY}\n{NEW}\n"));
+    guardian.signal(Signal::SIGHUP);
+    guardian.says("the keys have changed").await;
+    let mut request = format!("ws://{}", guardian.address)
+        .into_client_request()
+        .unwrap();
+    let key = PresharedKey::parse(NEW, "key".as_ref()).unwrap();
+    let (opening, hello) = Opening::begin(&key).unwrap();
+    let headers = request.headers_mut();
+    headers.insert("sec-websocket-protocol", "io-guardian.v2".parse().unwrap());
+    headers.insert(HELLO_HEADER, channel::to_header(&hello).parse().unwrap());
+    let (mut socket, response) = tokio_tungstenite::client_async(request, stream).await.unwrap();
+    // The keys of the moment in which it came did not have it: so the answer comes in a frame.
+    assert!(response.headers().get(WELCOME_HEADER).is_none());
+    let welcome = timeout(PATIENCE, socket.next()).await.unwrap().unwrap().unwrap();
+    assert!(opening.finish(&welcome.into_data()).is_ok());
 }
 
 #[tokio::test]
