@@ -1,26 +1,29 @@
-//! The command line: arguments, progress, printing, signals.
+//! What is done of the command line (`arguments.rs`): progress, printing, signals.
 
 use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::apart::{self, Taken};
+pub use super::arguments::Cli;
+use super::arguments::{Command, FleetArgs, Generation, KeyCommand, Options, Output};
+use super::damping::{self, Damping};
 use super::hosts::{Targets, parse_file, parse_list};
 use super::keys;
 use super::report::exit_code;
+use super::rollout::{self, Waves};
 use super::run::{Outcome, Plan, run as run_plan};
 use super::supervise::supervise;
 use super::table;
 use super::watcher::Watcher;
-use crate::cli::{self, EXIT_FAILED, EXIT_USAGE, Failure, PageCommand, parse_duration};
+use crate::cli::{self, EXIT_FAILED, EXIT_USAGE, Failure, unix_milliseconds};
 use crate::protocol::limits::HOLD_MAX_MS;
-use crate::protocol::{Action, DEFAULT_PORT, HoldTerms, Keyring, Wire, is_reason};
+use crate::protocol::{Action, HoldTerms, Keyring, Wire};
 use crate::telemetry::{self, notify};
 
 /// Longest hosts file that is read, in bytes: 60,000 hosts with the longest of names.
@@ -28,170 +31,18 @@ const HOSTS_FILE_MAX: u64 = 16 << 20;
 /// Descriptors for everything that is no conversation.
 const SPARE_DESCRIPTORS: u64 = 32;
 
-/// Tells the guardians of many hosts to drain or undrain, and waits until each has done it.
-///
-/// The exit code is 0 even if hosts failed, unless --fail-fast is given. 1: failed at run time, or interrupted.
-/// 64: the command line is wrong. 78: a file that it names is wrong.
-#[derive(Parser, Debug)]
-#[command(name = "io-coordinator", version, about, max_term_width = 110)]
-pub struct Cli {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Subcommand, Debug)]
-enum Command {
-    /// Stop everything that depends on the databases; `ok` means that nothing of it runs any more.
-    Drain(Drain),
-    /// Start it again; `ok` means that all that the target pulls in runs.
-    Undrain(Change),
-    /// Stop it and keep it stopped, whatever the databases and other coordinators do, until the time is over or it is released.
-    Hold(Hold),
-    /// End a hold: the hosts go where the rest of the fleet is.
-    Release(Change),
-    /// Ask whether the guardians are there and know the key.
-    Ping(Options),
-    /// Ask what the guardians guard, in which state it is, and what they were last told.
-    Status(Options),
-    /// Make a pre-shared key, or ask which hosts know which keys: for changing the fleet's key without a gap.
-    #[command(subcommand)]
-    Key(KeyCommand),
-    #[command(flatten)]
-    Page(PageCommand),
-    /// For ourselves: see `apart`.
-    #[command(name = apart::SUBCOMMAND, hide = true)]
-    TakeGeneration { file: PathBuf },
-}
-
-#[derive(Subcommand, Debug)]
-enum KeyCommand {
-    /// Print a new key: 256 random bits.
-    New,
-    /// Ask each host which of the keys of --psk-file it accepts, by their fingerprints. The exit code is 0 only if every
-    /// host answers and accepts the first key, the one that is spoken.
-    Check(Options),
-}
-
-#[derive(Args, Debug)]
-struct Drain {
-    #[command(flatten)]
-    change: Change,
-
-    /// Do it in a process of its own, and again when that is killed: for the stop of a unit, in which systemd would go on. It
-    /// needs a generation.
-    #[arg(long)]
-    supervised: bool,
-}
-
-#[derive(Args, Debug)]
-struct Hold {
-    #[command(flatten)]
-    change: Change,
-
-    /// Why, for those who wonder: it is in the guardians' answers, their journals and their status.
-    #[arg(long, value_name = "TEXT", value_parser = parse_reason)]
-    reason: String,
-
-    /// Release it by itself after this time, over reboots, too. Without it a hold lasts until it is released.
-    #[arg(long = "for", value_name = "DURATION", value_parser = parse_duration)]
-    length: Option<Duration>,
-}
-
-fn parse_reason(text: &str) -> Result<String, String> {
-    if is_reason(text) {
-        Ok(text.to_owned())
-    } else {
-        Err("expected a sentence of at most 200 characters on one line, for example --reason 'migration of the orders'".to_owned())
-    }
-}
-
-#[derive(Args, Debug)]
-struct Change {
-    #[command(flatten)]
-    options: Options,
-
-    /// Send this number as the age of the command: a guardian refuses one that is lower than the last it saw.
-    /// Without it, and without --generation-file, the command that a guardian receives last wins.
-    #[arg(long, value_name = "N", conflicts_with = "generation_file")]
-    generation: Option<u64>,
-
-    /// Take the number from this file: one more than the last, and at least the time in milliseconds since 1970.
-    /// It is on disk before anything is sent; coordinators that use the file at the same time take different ones.
-    #[arg(long, value_name = "FILE")]
-    generation_file: Option<PathBuf>,
-}
-
-#[derive(Args, Debug)]
-struct Options {
-    /// The guardians, with commas between them: HOST, HOST:PORT, [IPV6] or [IPV6]:PORT.
-    #[arg(long, value_name = "HOSTS", conflicts_with = "hosts_file")]
-    hosts: Option<String>,
-
-    /// A file that names the guardians, one on each line; `#` starts a comment.
-    #[arg(long, value_name = "FILE")]
-    hosts_file: Option<PathBuf>,
-
-    /// The port of guardians that are named without one.
-    #[arg(long, env = "GUARDIAN_PORT", default_value_t = DEFAULT_PORT, value_parser = clap::value_parser!(u16).range(1..))]
-    port: u16,
-
-    /// The file that holds the pre-shared key. Of several, one on each line or in files of their own (give the flag
-    /// again), the first is spoken.
-    #[arg(long, env = "GUARDIAN_PSK_FILE", value_name = "FILE")]
-    psk_file: Vec<PathBuf>,
-
-    /// Which versions of the wire to speak [default: auto; of `key check`, which shows all keys: v2].
-    #[arg(long, env = "GUARDIAN_WIRE", value_enum, value_name = "VERSIONS")]
-    wire: Option<Wire>,
-
-    /// For each host and attempt: name lookup, connection, handshake, authentication and answer together. Give
-    /// more than the guardians' --command-timeout.
-    #[arg(long, env = "GUARDIAN_TIMEOUT", value_name = "DURATION", default_value = "60s", value_parser = parse_duration)]
-    timeout: Duration,
-
-    /// Of that, for name lookup, connection and handshake together: a host that is frozen or cut off is given up, and
-    /// tried again with --retry-for, after this time.
-    #[arg(long, env = "GUARDIAN_CONNECT_TIMEOUT", value_name = "DURATION", default_value = "5s", value_parser = parse_duration)]
-    connect_timeout: Duration,
-
-    /// How many hosts may be at work at once, at most; the limit on open files can lower it. The others wait for
-    /// their turn, so a drain of more hosts than this takes as long as several.
-    #[arg(long, value_name = "N", default_value_t = 4_096, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
-    max_parallel: usize,
-
-    /// Try hosts that are not up yet again, with growing delays, until this time has passed since the start. A
-    /// drain or undrain that may have arrived is repeated only if it carries a generation.
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
-    retry_for: Option<Duration>,
-
-    /// Exit with 1 if any host failed. It does not stop early: every host is told. Without it the exit code is 0
-    /// even if hosts failed.
-    #[arg(long)]
-    fail_fast: bool,
-
-    /// What to print on standard output.
-    #[arg(long, value_enum, default_value_t = Output::Text)]
-    output: Output,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Output {
-    /// A table for people.
-    Text,
-    /// One JSON document (docs/COORDINATOR-OUTPUT.md).
-    Json,
-}
-
 /// Runs the command of `cli`.
 ///
 /// # Errors
 /// When the command line or a file is wrong, or no generation could be taken; then nothing was sent.
 pub fn run(cli: Cli) -> Result<u8, Failure> {
     let mut terms = None;
+    let mut how = None;
+    let mut damping = None;
     let (action, options, generation) = match cli.command {
         Command::Page(page) => return cli::print_page::<Cli>(&page),
         Command::TakeGeneration { file } => {
-            let told = cli::block_on(apart::answer(&file, milliseconds_since_1970))?;
+            let told = cli::block_on(apart::answer(&file, unix_milliseconds))?;
             return told
                 .map(|()| 0)
                 .map_err(|error| Failure::failed(error.to_string()));
@@ -209,9 +60,14 @@ pub fn run(cli: Cli) -> Result<u8, Failure> {
                     return Ok(code);
                 }
             }
+            how = Some(drain.waves.how(Duration::ZERO));
             drain.change.of(Action::Drain)
         }
-        Command::Undrain(change) => change.of(Action::Undrain),
+        Command::Undrain(undrain) => {
+            how = Some(undrain.waves.how(undrain.settle));
+            damping = undrain.damping_file;
+            undrain.change.of(Action::Undrain)
+        }
         Command::Hold(hold) => {
             terms = Some(HoldTerms {
                 reason: hold.reason,
@@ -231,30 +87,69 @@ pub fn run(cli: Cli) -> Result<u8, Failure> {
     };
     let (mut plan, _) = plan(action, &options, Wire::default())?;
     plan.terms = terms;
-    cli::block_on(execute(plan, generation, options.fail_fast, options.output))?
+    let waves = match how {
+        Some((_, true, waves)) => {
+            if let Generation::Given(number) = generation {
+                plan.generation = Some(number);
+            }
+            return show(&plan, &waves, &options);
+        }
+        Some((jitter, false, waves)) => {
+            plan.jitter = jitter;
+            (!waves.is_one(&plan)).then_some(waves)
+        }
+        None => None,
+    };
+    cli::block_on(execute(
+        plan,
+        waves,
+        damping,
+        generation,
+        options.fail_fast,
+        options.output,
+    ))?
 }
 
 /// What `options` ask for, over `wire` where they do not say, and all keys that they name.
 fn plan(action: Action, options: &Options, wire: Wire) -> Result<(Plan, Keyring), Failure> {
+    telemetry::start(telemetry::stderr_is_journal());
+    let (mut plan, keys) = told(action, &options.fleet, wire)?;
+    plan.max_parallel = parallel(options.max_parallel, plan.targets.len(), descriptors());
+    plan.retry_for = options.retry_for;
+    Ok((plan, keys))
+}
+
+/// What `options` ask for of every command; one host at a time, once.
+fn told(action: Action, options: &FleetArgs, wire: Wire) -> Result<(Plan, Keyring), Failure> {
     let targets = targets(options)?;
     let keys = read_keys(&options.psk_file)?;
-    telemetry::start(telemetry::stderr_is_journal());
     for name in &targets.duplicates {
         tracing::warn!(host = %name, "named more than once, contacted once");
     }
     let plan = Plan {
         action,
-        max_parallel: parallel(options.max_parallel, targets.targets.len(), descriptors()),
+        max_parallel: 1,
         targets: targets.targets,
         key: keys.first().clone(),
         wire: options.wire.unwrap_or(wire),
         timeout: options.timeout,
         connect_timeout: options.connect_timeout,
-        retry_for: options.retry_for,
+        retry_for: None,
         generation: None,
         terms: None,
+        jitter: Duration::ZERO,
     };
     Ok((plan, keys))
+}
+
+/// What `plan` would do.
+fn show(plan: &Plan, waves: &Waves, options: &Options) -> Result<u8, Failure> {
+    let found = cli::block_on(rollout::dry_run(plan, waves, &CancellationToken::new()))?;
+    match options.output {
+        Output::Text => cli::print(&found.render())?,
+        Output::Json => print_json(&found)?,
+    }
+    Ok(exit_code(found.failing, options.fail_fast, false, false))
 }
 
 fn check_keys(options: &Options) -> Result<u8, Failure> {
@@ -271,25 +166,7 @@ fn check_keys(options: &Options) -> Result<u8, Failure> {
     })
 }
 
-enum Generation {
-    None,
-    Given(u64),
-    File(PathBuf),
-}
-
-impl Change {
-    /// What is to be done, where, and with which generation.
-    fn of(self, action: Action) -> (Action, Options, Generation) {
-        let generation = match (self.generation, self.generation_file) {
-            (Some(number), _) => Generation::Given(number),
-            (None, Some(file)) => Generation::File(file),
-            (None, None) => Generation::None,
-        };
-        (action, self.options, generation)
-    }
-}
-
-fn targets(options: &Options) -> Result<Targets, Failure> {
+fn targets(options: &FleetArgs) -> Result<Targets, Failure> {
     match (&options.hosts, &options.hosts_file) {
         (Some(list), _) => parse_list(list, options.port).map_err(|messages| Failure {
             code: EXIT_USAGE,
@@ -357,6 +234,8 @@ fn parallel(asked: usize, hosts: usize, descriptors: u64) -> usize {
 
 async fn execute(
     mut plan: Plan,
+    waves: Option<Waves>,
+    damping: Option<Damping>,
     generation: Generation,
     fail_fast: bool,
     output: Output,
@@ -377,9 +256,21 @@ async fn execute(
                 ))),
             }),
         };
+        // With its generation: whatever is commanded while this waits is newer, and wins.
+        if let Some(damping) = damping {
+            if !steady(damping.wait(), &stop).await {
+                return Err(Failure::failed(
+                    "told to end while it waited for the databases to be steady: nobody was undrained; nothing was sent",
+                ));
+            }
+            damping.note();
+        }
         notify::status(&format!("{}: telling {} hosts", plan.action, plan.targets.len()));
         let mut watcher = Watcher::new(&plan);
-        let outcome = run_plan(&plan, &mut watcher, &stop).await;
+        let outcome = match &waves {
+            Some(waves) => rollout::roll_out(&plan, waves, &mut watcher, &stop).await,
+            None => run_plan(&plan, &mut watcher, &stop).await,
+        };
         watcher.end();
         let line = table::last_line(&outcome.report);
         notify::status(&line);
@@ -393,7 +284,16 @@ async fn execute(
                 outcome.report.action
             );
         }
-        let code = exit_code(outcome.report.summary.failed, fail_fast, outcome.interrupted);
+        let stopped = outcome
+            .report
+            .rollout
+            .as_ref()
+            .and_then(|rollout| rollout.stopped.as_ref());
+        if let Some(why) = stopped.filter(|_| !watcher.is_terminal) {
+            tracing::error!(why, "the waves that are left were not begun");
+        }
+        let failed = outcome.report.summary.failed;
+        let code = exit_code(failed, fail_fast, outcome.interrupted, stopped.is_some());
         // On a thread of its own: a reader that does not read must not keep a second signal waiting.
         tokio::task::spawn_blocking(move || print(&outcome, output))
             .await
@@ -420,8 +320,29 @@ async fn execute(
     })
 }
 
+/// Waits for so long; whether it was not told to end.
+async fn steady(wait: Duration, stop: &CancellationToken) -> bool {
+    if wait.is_zero() {
+        return true;
+    }
+    let seconds = wait.as_secs();
+    tracing::warn!(
+        "the fleet was undrained several times within the last {} minutes: waiting {seconds} s for the databases to be steady; \
+         `io-coordinator undrain` without --damping-file does not wait",
+        damping::WINDOW.as_secs() / 60
+    );
+    notify::status(&format!(
+        "undrain: waiting {seconds} s for the databases to be steady"
+    ));
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => false,
+        () = tokio::time::sleep(wait) => true,
+    }
+}
+
 async fn take_generation(action: Action, path: &Path) -> Result<u64, Failure> {
-    let Taken { number, fault } = apart::take_apart(path, milliseconds_since_1970).await;
+    let Taken { number, fault } = apart::take_apart(path, unix_milliseconds).await;
     match fault {
         None => Ok(number),
         // The databases are about to go, perhaps because of this very disk.
@@ -443,15 +364,6 @@ async fn take_generation(action: Action, path: &Path) -> Result<u64, Failure> {
             messages: vec![format!("{}; nothing was sent", fault.why)],
         }),
     }
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a generation must outgrow those of a lost file, and only the wall clock outlives it"
-)]
-fn milliseconds_since_1970() -> u64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(0))
 }
 
 fn print(outcome: &Outcome, output: Output) -> Result<(), Failure> {

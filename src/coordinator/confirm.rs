@@ -3,7 +3,7 @@
 //! A host that has been drained may boot while another one takes its time. The databases answer it as long as they are up, so
 //! that what depends on them runs there again, and the run would say that all is drained.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
+use super::carrier::Carrier;
 use super::dial::{Attempt, Line, Words};
 use super::fault::{Fault, Phase, Verdict};
 use super::report::HostReport;
@@ -28,9 +29,14 @@ const TOO_LATE: Duration = Duration::from_secs(2);
 
 /// Tells hosts whose answers are old again, until each has answered once more, or time is up. One that is not there then
 /// counts as drained, and is named; one that is, and has not been drained again, has failed.
-pub(super) async fn confirm(plan: &Plan, progress: &mut [Progress], observer: &mut dyn Observer) {
+pub(super) async fn confirm(
+    carrier: &impl Carrier,
+    plan: &Plan,
+    progress: &mut [Progress],
+    observer: &mut (dyn Observer + Send),
+) {
     let until = Instant::now() + CONFIRM_FOR;
-    let mut faults: HashMap<usize, Fault> = HashMap::new();
+    let mut faults: BTreeMap<usize, Fault> = BTreeMap::new();
     // Once each: on links on which an answer takes longer than it stays fresh there would be no end.
     let mut open = stale(progress, Instant::now());
     loop {
@@ -48,7 +54,7 @@ pub(super) async fn confirm(plan: &Plan, progress: &mut [Progress], observer: &m
                 faults.extend(some.iter().map(|index| (*index, late())));
                 continue;
             }
-            let mut talking = tell(plan, some, left);
+            let mut talking = tell(carrier, plan, some, left);
             while let Some(ended) = talking.join_next().await {
                 let Ok((index, attempt)) = ended else { continue };
                 let (Some(target), Some(slot)) = (plan.targets.get(index), progress.get_mut(index)) else {
@@ -117,7 +123,7 @@ fn stale(progress: &[Progress], now: Instant) -> Vec<usize> {
 }
 
 /// A conversation with each of `hosts`, none of them longer than `left`.
-fn tell(plan: &Plan, hosts: &[usize], left: Duration) -> JoinSet<(usize, Attempt)> {
+fn tell(carrier: &impl Carrier, plan: &Plan, hosts: &[usize], left: Duration) -> JoinSet<(usize, Attempt)> {
     let words = Arc::new(Words::of(plan, plan.timeout.min(left)));
     let dialling = Arc::new(Semaphore::new(DIALLING));
     let mut talking = JoinSet::new();
@@ -125,8 +131,11 @@ fn tell(plan: &Plan, hosts: &[usize], left: Duration) -> JoinSet<(usize, Attempt
         let Some(target) = plan.targets.get(index).cloned() else {
             continue;
         };
-        let (words, dialling) = (Arc::clone(&words), Arc::clone(&dialling));
-        talking.spawn(async move { (index, in_turn(dialling, &words, &target).await) });
+        let (carrier, words, dialling) = (carrier.clone(), Arc::clone(&words), Arc::clone(&dialling));
+        talking.spawn(async move {
+            let converse = |dialled| carrier.converse(&words, &target, dialled);
+            (index, in_turn(dialling, converse).await)
+        });
     }
     talking
 }

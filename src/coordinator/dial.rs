@@ -56,7 +56,7 @@ pub(super) struct Pings {
 }
 
 /// What is said to every guardian of a run: texts that are made once and shared.
-pub(super) struct Words {
+pub struct Words {
     auth: Utf8Bytes,
     command: Utf8Bytes,
     key: PresharedKey,
@@ -101,16 +101,42 @@ impl Words {
             early: repeat_is_harmless(action, generation),
         }
     }
+
+    /// The command, as it is sent.
+    pub fn command(&self) -> &str {
+        &self.command
+    }
+
+    /// For all of an attempt.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// Of that, for its line to open.
+    pub fn connect_timeout(&self) -> Duration {
+        self.connect_timeout
+    }
 }
 
 /// How one attempt ended.
-pub(super) struct Attempt {
+pub struct Attempt {
     /// The address that was connected to, or tried last.
     pub(super) address: Option<SocketAddr>,
     /// The guardian's answer, or why there is none.
     pub(super) result: Result<Box<Response>, Fault>,
     /// The connection, if there was one: our goodbye is said, the guardian's may be waited for.
     pub(super) line: Option<Line>,
+}
+
+impl Attempt {
+    /// One that ended so, and left no connection behind.
+    pub fn new(result: Result<Box<Response>, Fault>) -> Self {
+        Self {
+            address: None,
+            result,
+            line: None,
+        }
+    }
 }
 
 /// A whole conversation with `target`.

@@ -180,6 +180,18 @@ pub enum Fault {
         /// The guardian's words.
         message: String,
     },
+    /// It answered `ok`, and was not well a while later.
+    #[error("it was undrained, and is not well: {why}")]
+    Ailing {
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Its wave was not begun.
+    #[error("not told: the plan stopped before wave {wave}, of which this host is")]
+    NotTold {
+        /// From 1 on.
+        wave: usize,
+    },
     /// We were told to end.
     #[error("interrupted before it answered")]
     Interrupted,
@@ -225,6 +237,8 @@ impl Fault {
             | Self::Rubbish { .. }
             | Self::TooLong { .. }
             | Self::Answered { .. }
+            | Self::Ailing { .. }
+            | Self::NotTold { .. }
             | Self::Interrupted
             | Self::Internal => Verdict::Failed,
         }
@@ -299,7 +313,7 @@ impl Fault {
             Self::BadKey { .. } => {
                 "see which host knows which key with `io-coordinator key check`, and put the one that is spoken into the guardian's file"
             }
-            Self::Answered { message } if message.starts_with("Unknown action") => {
+            Self::Answered { message } if is_too_old_for_it(message) => {
                 "the guardian is older than this command: update it, or use drain, undrain and ping only"
             }
             Self::Answered { message } if mentions(message, &["superseded", "stale"]) => {
@@ -309,6 +323,10 @@ impl Fault {
                 "see `systemctl status` of the units named, and `journalctl -u io-guardian`, on that host"
             }
             Self::Closed { .. } | Self::TooLong { .. } => ITS_LOG,
+            Self::Ailing { .. } => {
+                "see `systemctl status` of what is named, and `journalctl -u io-guardian`, on that host, and give the command again"
+            }
+            Self::NotTold { .. } => "mend what the last lines name, and give the command again",
             Self::Interrupted => "ask `io-coordinator status` what these hosts did, then repeat the command",
             Self::Internal => "report this, with the log",
         }
@@ -354,10 +372,17 @@ impl Fault {
             | Self::TooLong { .. }
             | Self::BadKey { .. }
             | Self::Answered { .. }
+            | Self::Ailing { .. }
+            | Self::NotTold { .. }
             | Self::Interrupted
             | Self::Internal => false,
         }
     }
+}
+
+/// Whether a guardian's `message` says that it does not know what it was asked for: what is there may be well.
+pub(super) fn is_too_old_for_it(message: &str) -> bool {
+    message.starts_with("Unknown action")
 }
 
 fn mentions(text: &str, words: &[&str]) -> bool {

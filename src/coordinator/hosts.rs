@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::path::Path;
 
+use super::waves::{Tier, parse_tier};
 use crate::cli::HostPort;
 
 /// A guardian to contact.
@@ -14,6 +15,8 @@ pub struct Target {
     pub host: String,
     /// The port, always known.
     pub port: u16,
+    /// When it is told, in a plan of waves.
+    pub tier: Option<Tier>,
 }
 
 impl Target {
@@ -23,6 +26,7 @@ impl Target {
             name: written.to_string(),
             port: written.port.unwrap_or(port),
             host: written.host.clone(),
+            tier: None,
         }
     }
 
@@ -60,7 +64,8 @@ pub fn parse_list(list: &str, port: u16) -> Result<Targets, Vec<String>> {
     Ok(targets)
 }
 
-/// Reads a file with one host on a line; `#` starts a comment, blank lines are dropped.
+/// Reads a file with one host on a line, and its tier after it where it has one (`app1 tier=2`); `#` starts a comment, blank lines
+/// are dropped.
 ///
 /// # Errors
 /// Every line that is no address, one message each with its number; or that there is no host at all.
@@ -86,10 +91,9 @@ fn collect<'a>(items: impl Iterator<Item = (String, &'a str)>, port: u16) -> Res
     let mut found = Targets::default();
     let mut mistakes = Vec::new();
     for (place, item) in items {
-        match HostPort::parse(item) {
+        match read(item, port) {
             Err(error) => mistakes.push(format!("{place}: {error}")),
-            Ok(written) => {
-                let target = Target::new(&written, port);
+            Ok(target) => {
                 let identity = target.identity();
                 if seen.insert(identity.clone()) {
                     found.targets.push(target);
@@ -104,6 +108,22 @@ fn collect<'a>(items: impl Iterator<Item = (String, &'a str)>, port: u16) -> Res
     } else {
         Err(mistakes)
     }
+}
+
+/// `HOST[:PORT]`, and perhaps `tier=N`.
+fn read(item: &str, port: u16) -> Result<Target, String> {
+    let (host, tier) = match item.rsplit_once(char::is_whitespace) {
+        Some((host, word)) if word.starts_with("tier=") => (
+            host.trim_end(),
+            Some(parse_tier(word.trim_start_matches("tier="))?),
+        ),
+        _ => (item, None),
+    };
+    let written = HostPort::parse(host).map_err(|error| error.to_string())?;
+    Ok(Target {
+        tier,
+        ..Target::new(&written, port)
+    })
 }
 
 #[cfg(test)]
@@ -133,6 +153,21 @@ mod tests {
         let found = parse_list("App1,app1:9876,app1.,app1:1,[::1],0:0:0:0:0:0:0:1,::1", 9876).unwrap();
         assert_eq!(names(&found), [("App1", 9876), ("app1:1", 1), ("[::1]", 9876)]);
         assert_eq!(found.duplicates, ["app1:9876", "[0:0:0:0:0:0:0:1]"]);
+    }
+
+    #[test]
+    fn a_host_may_have_a_tier() {
+        let path = Path::new("/etc/hosts.list");
+        let found = parse_file("a tier=0\nb:1\ttier=7 # last\nc\n", path, 9876).unwrap();
+        let tiers: Vec<_> = found
+            .targets
+            .iter()
+            .map(|target| (target.name.as_str(), target.tier))
+            .collect();
+        assert_eq!(tiers, [("a", Some(0)), ("b:1", Some(7)), ("c", None)]);
+        let errors = parse_file("a tier=x\nb teir=1\n", path, 9876).unwrap_err();
+        assert!(errors[0].contains("hosts.list:1: \"x\" is no tier"), "{errors:?}");
+        assert!(errors[1].contains("hosts.list:2"), "{errors:?}");
     }
 
     #[test]

@@ -12,12 +12,15 @@
 //!
 //! A run is one-shot, so there is no state machine here. What decides is pure: [`fault`] (which word, what to do,
 //! whether to try again), [`schedule`], [`hosts`], [`generation::next`], [`report`], [`table`]. What touches the world is
-//! `dial` and `upgrade` (one connection), [`run()`] and `confirm` (all of them), `apart` and `supervise` (processes of our own), and
+//! `dial` and `upgrade` (one connection, which [`carrier`] hands to a run), [`run()`] and `confirm` (all of them), `apart` and `supervise` (processes of our own), and
 //! [`command`] and `watcher` (arguments, signals, printing).
 
 mod apart;
+mod arguments;
+pub mod carrier;
 pub mod command;
 mod confirm;
+mod damping;
 mod dial;
 pub mod fault;
 pub mod generation;
@@ -25,14 +28,16 @@ mod heard;
 pub mod hosts;
 mod keys;
 pub mod report;
+pub mod rollout;
 mod run;
 pub mod schedule;
 mod supervise;
 pub mod table;
 mod upgrade;
 mod watcher;
+pub mod waves;
 
 pub use fault::{Fault, Phase, Verdict};
 pub use hosts::Target;
 pub use report::{HostReport, Report, Summary};
-pub use run::{Observer, Outcome, Plan, run};
+pub use run::{Observer, Outcome, Plan, run, run_over};

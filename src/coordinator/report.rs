@@ -8,6 +8,10 @@ use serde::{Deserialize, Serialize};
 use super::fault::{Fault, Verdict};
 use crate::protocol::{Action, DatabaseReport, LastCommand, Response, Status, UnitReport};
 
+/// Exit code: a wave failed, and the ones after it were not begun. One of its own: a unit must be able to tell it from a run that could
+/// not be made, and is worth another try.
+pub const EXIT_STOPPED: u8 = 2;
+
 /// Version of the JSON document. It grows when a field changes its meaning or goes; new fields do not count.
 pub const REPORT_VERSION: u32 = 1;
 
@@ -23,10 +27,25 @@ pub struct Report {
     pub generation: Option<u64>,
     /// Every host once, in the order in which they were named.
     pub hosts: Vec<HostReport>,
+    /// How far it came, of a run in waves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<Rollout>,
     /// The counts.
     pub summary: Summary,
     /// How long the run took.
     pub elapsed_ms: u64,
+}
+
+/// A run in waves.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rollout {
+    /// How many there are.
+    pub waves: usize,
+    /// Up to which one hosts were told, and each has a result.
+    pub done: usize,
+    /// Why the others were not begun, and how to go on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped: Option<String>,
 }
 
 /// The counts of a run.
@@ -73,6 +92,9 @@ pub struct HostReport {
     /// The version of the wire; absent when no connection came about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wire: Option<SpokenWire>,
+    /// The wave that it is of, from 1 on; absent in a run without waves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wave: Option<usize>,
     /// The result in one word.
     pub result: Verdict,
     /// The guardian's message, or what went wrong.
@@ -134,6 +156,7 @@ impl HostReport {
             host,
             address,
             wire: None,
+            wave: None,
             result: fault.verdict(),
             message: fault.to_string(),
             remedy: Some(fault.remedy().into()),
@@ -195,9 +218,11 @@ impl HostReport {
 }
 
 /// The exit code of a run that came to its end: as documented since the first implementation, failed hosts alone
-/// do not fail the command. An interrupted run did not do what it was told.
-pub fn exit_code(failed: usize, fail_fast: bool, interrupted: bool) -> u8 {
-    if interrupted || (fail_fast && failed > 0) {
+/// do not fail the command. An interrupted run did not do what it was told; nor has a plan that was `stopped` by a wave that failed.
+pub fn exit_code(failed: usize, fail_fast: bool, interrupted: bool, stopped: bool) -> u8 {
+    if stopped && !interrupted {
+        EXIT_STOPPED
+    } else if interrupted || (fail_fast && failed > 0) {
         crate::cli::EXIT_FAILED
     } else {
         0
@@ -210,10 +235,11 @@ mod tests {
 
     #[test]
     fn failed_hosts_fail_the_command_only_with_fail_fast() {
-        assert_eq!(exit_code(3, false, false), 0);
-        assert_eq!(exit_code(3, true, false), 1);
-        assert_eq!(exit_code(0, true, false), 0);
-        assert_eq!(exit_code(0, false, true), 1);
+        assert_eq!(exit_code(3, false, false, false), 0);
+        assert_eq!(exit_code(3, true, false, false), 1);
+        assert_eq!(exit_code(0, true, false, false), 0);
+        assert_eq!(exit_code(0, false, true, true), 1);
+        assert_eq!(exit_code(3, true, false, true), EXIT_STOPPED);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! At most `max_parallel` conversations are open, and as many more that are over and say goodbye.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,12 +13,14 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::carrier::{Carrier, Tcp};
 use super::confirm::confirm;
-use super::dial::{Attempt, Line, Words, converse};
+use super::dial::{Attempt, Line, Words};
 use super::fault::{Fault, repeat_is_harmless};
 use super::hosts::Target;
 use super::report::{HostReport, REPORT_VERSION, Report, Summary};
 use super::schedule::{Next, Schedule, retry_at};
+use super::waves::Wave;
 use crate::protocol::{Action, HoldTerms, PresharedKey, Wire};
 
 /// How long a guardian may take to say goodbye, while other hosts are talked to.
@@ -58,6 +60,8 @@ pub struct Plan {
     pub generation: Option<u64>,
     /// Of a hold.
     pub terms: Option<HoldTerms>,
+    /// Each host is told at a moment of its own within this time.
+    pub jitter: Duration,
 }
 
 /// Who is told while a run goes on.
@@ -65,6 +69,11 @@ pub trait Observer {
     /// A host has its result.
     fn finished(&mut self, report: &HostReport) {
         let _ = report;
+    }
+
+    /// A wave begins, number `number` of `of`.
+    fn wave(&mut self, number: usize, of: usize, wave: &Wave) {
+        let _ = (number, of, wave);
     }
 
     /// A host will be tried again after `delay`.
@@ -95,12 +104,18 @@ pub struct Outcome {
     pub interrupted: bool,
 }
 
-/// A conversation, begun when it is its turn.
-pub(super) async fn in_turn(dialling: Arc<Semaphore>, words: &Words, target: &Target) -> Attempt {
+/// A conversation, begun when it is its turn: it says when it has dialled.
+pub(super) async fn in_turn<F>(
+    dialling: Arc<Semaphore>,
+    conversation: impl FnOnce(oneshot::Sender<()>) -> F,
+) -> Attempt
+where
+    F: Future<Output = Attempt>,
+{
     // The semaphore is never closed; without a turn it would be dialled at once, which does no harm.
     let turn = dialling.acquire_owned().await.ok();
     let (dialled, done) = oneshot::channel();
-    let conversation = converse(words, target, dialled);
+    let conversation = conversation(dialled);
     tokio::pin!(conversation);
     tokio::select! {
         biased;
@@ -114,39 +129,149 @@ pub(super) async fn in_turn(dialling: Arc<Semaphore>, words: &Words, target: &Ta
 #[derive(Default)]
 pub(super) struct Progress {
     started: Option<Instant>,
+    /// When its last attempt began.
+    latest: Option<Instant>,
     pub(super) attempts: u32,
     pub(super) report: Option<HostReport>,
-    /// When it answered.
+    /// When it answered, at the earliest.
     pub(super) answered: Option<Instant>,
+    /// It failed in a way that may pass, and to tell it once more can do no harm.
+    pub(super) again: bool,
+    /// Its answer was another host's, too.
+    aliased: bool,
 }
 
 impl Progress {
     pub(super) fn since_start(&self) -> Duration {
         self.started.map_or(Duration::ZERO, |started| started.elapsed())
     }
+
+    /// The same of a host that had come as far as `before`: what is reported is of both.
+    pub(super) fn after(mut self, before: &Self) -> Self {
+        if let (Some(report), Some(first), Some(then)) = (&mut self.report, before.started, self.started) {
+            report.attempts += before.attempts;
+            report.elapsed_ms += milliseconds(then - first);
+        }
+        self.attempts += before.attempts;
+        self.started = before.started.or(self.started);
+        self
+    }
 }
 
 /// Tells all targets of `plan`, and returns when each has a result or `stop` is cancelled.
 ///
 /// Nothing is printed. A future that is dropped closes all its connections.
-pub async fn run(plan: &Plan, observer: &mut dyn Observer, stop: &CancellationToken) -> Outcome {
+pub async fn run(plan: &Plan, observer: &mut (dyn Observer + Send), stop: &CancellationToken) -> Outcome {
+    run_over(&Tcp, plan, observer, stop).await
+}
+
+/// The same over `carrier`.
+pub async fn run_over(
+    carrier: &impl Carrier,
+    plan: &Plan,
+    observer: &mut (dyn Observer + Send),
+    stop: &CancellationToken,
+) -> Outcome {
     let begun = Instant::now();
-    let until = plan.retry_for.map(|duration| begun + duration);
+    let Tally {
+        mut progress,
+        mut interrupted,
+        goodbyes,
+    } = tell(carrier, plan, observer, stop).await;
+    if !interrupted && looks_twice(plan) {
+        interrupted = tokio::select! {
+            biased;
+            () = stop.cancelled() => true,
+            () = confirm(carrier, plan, &mut progress, observer) => false,
+        };
+    }
+    tell_apart(plan, &mut progress, observer);
+    if !interrupted {
+        part(goodbyes).await;
+    }
+    let missing = if interrupted {
+        Fault::Interrupted
+    } else {
+        Fault::Internal
+    };
+    let now = Instant::now();
+    let hosts: Vec<HostReport> = plan
+        .targets
+        .iter()
+        .zip(progress)
+        .map(|(target, slot)| {
+            slot.report.unwrap_or_else(|| {
+                let elapsed_ms = slot.started.map_or(0, |started| milliseconds(now - started));
+                let report =
+                    HostReport::failed(target.name.clone(), None, &missing, slot.attempts, elapsed_ms);
+                observer.finished(&report);
+                report
+            })
+        })
+        .collect();
+    Outcome {
+        report: Report {
+            version: REPORT_VERSION,
+            action: plan.action,
+            generation: plan.generation,
+            summary: Summary::of(&hosts),
+            hosts,
+            rollout: None,
+            elapsed_ms: milliseconds(now - begun),
+        },
+        interrupted,
+    }
+}
+
+/// Whether hosts that were drained a while ago are told again.
+pub(super) fn looks_twice(plan: &Plan) -> bool {
+    plan.action == Action::Drain && repeat_is_harmless(plan.action, plan.generation)
+}
+
+/// How far all hosts have come.
+pub(super) struct Tally {
+    /// In the order of the plan.
+    pub(super) progress: Vec<Progress>,
+    /// Whether it was stopped before each had a result.
+    pub(super) interrupted: bool,
+    /// Connections whose guardians have not said theirs yet.
+    pub(super) goodbyes: JoinSet<()>,
+}
+
+/// Waits for goodbyes, for a moment.
+pub(super) async fn part(mut goodbyes: JoinSet<()>) {
+    let _ = timeout(LAST_GOODBYE, async {
+        while goodbyes.join_next().await.is_some() {}
+    })
+    .await;
+}
+
+/// Tells all targets of `plan` once, or as often as it takes, and looks at none of the results.
+pub(super) async fn tell(
+    carrier: &impl Carrier,
+    plan: &Plan,
+    observer: &mut (dyn Observer + Send),
+    stop: &CancellationToken,
+) -> Tally {
+    let begun = Instant::now();
+    let until = plan.retry_for.map(|duration| begun + plan.jitter + duration);
     let harmless = repeat_is_harmless(plan.action, plan.generation);
     let parallel = plan.max_parallel.max(1);
     let words = Arc::new(Words::of(plan, plan.timeout));
     let dialling = Arc::new(Semaphore::new(DIALLING));
-    let chance = RandomState::new();
+    let chance = carrier.chance();
 
     let mut progress: Vec<Progress> = Vec::new();
     progress.resize_with(plan.targets.len(), Progress::default);
-    let mut schedule = Schedule::new(plan.targets.len());
+    let mut schedule = Schedule::spread(plan.targets.len(), begun, plan.jitter, |host| {
+        chance.hash_one((host, 0))
+    });
     let mut talking: JoinSet<(usize, Attempt)> = JoinSet::new();
     let mut leaving: JoinSet<()> = JoinSet::new();
     let stopped = stop.cancelled();
     tokio::pin!(stopped);
 
-    let mut interrupted = loop {
+    let interrupted = loop {
         let mut wake = None;
         while talking.len() < parallel {
             let now = Instant::now();
@@ -157,10 +282,14 @@ pub async fn run(plan: &Plan, observer: &mut dyn Observer, stop: &CancellationTo
                         continue;
                     };
                     slot.started.get_or_insert(now);
+                    slot.latest = Some(now);
                     slot.attempts += 1;
                     let (target, words) = (target.clone(), Arc::clone(&words));
-                    let dialling = Arc::clone(&dialling);
-                    talking.spawn(async move { (index, in_turn(dialling, &words, &target).await) });
+                    let (carrier, dialling) = (carrier.clone(), Arc::clone(&dialling));
+                    talking.spawn(async move {
+                        let converse = |dialled| carrier.converse(&words, &target, dialled);
+                        (index, in_turn(dialling, converse).await)
+                    });
                 }
                 Next::Wait(at) => {
                     wake = Some(at);
@@ -195,13 +324,16 @@ pub async fn run(plan: &Plan, observer: &mut dyn Observer, stop: &CancellationTo
         let now = Instant::now();
         let elapsed_ms = milliseconds(now - slot.started.unwrap_or(begun));
         let mut report = match attempt.result {
-            Ok(response) => HostReport::answered(
-                target.name.clone(),
-                attempt.address,
-                *response,
-                slot.attempts,
-                elapsed_ms,
-            ),
+            Ok(response) => {
+                slot.answered = Some(said(slot.latest.unwrap_or(begun), now, response.elapsed_ms));
+                HostReport::answered(
+                    target.name.clone(),
+                    attempt.address,
+                    *response,
+                    slot.attempts,
+                    elapsed_ms,
+                )
+            }
             Err(fault) => {
                 if fault.is_worth_retrying(harmless)
                     && let Some(at) =
@@ -211,6 +343,7 @@ pub async fn run(plan: &Plan, observer: &mut dyn Observer, stop: &CancellationTo
                     schedule.again(index, at);
                     continue;
                 }
+                slot.again = fault.is_worth_retrying(harmless);
                 HostReport::failed(
                     target.name.clone(),
                     attempt.address,
@@ -223,60 +356,25 @@ pub async fn run(plan: &Plan, observer: &mut dyn Observer, stop: &CancellationTo
         report.wire = wire;
         observer.finished(&report);
         slot.report = Some(report);
-        slot.answered = Some(now);
     };
-    if !interrupted && plan.action == Action::Drain && harmless {
-        interrupted = tokio::select! {
-            biased;
-            () = &mut stopped => true,
-            () = confirm(plan, &mut progress, observer) => false,
-        };
-    }
-    tell_apart(plan, &mut progress, observer);
-    let now = Instant::now();
     talking.abort_all();
-    if !interrupted {
-        let _ = timeout(LAST_GOODBYE, async {
-            while leaving.join_next().await.is_some() {}
-        })
-        .await;
-    }
-
-    let missing = if interrupted {
-        Fault::Interrupted
-    } else {
-        Fault::Internal
-    };
-    let hosts: Vec<HostReport> = plan
-        .targets
-        .iter()
-        .zip(progress)
-        .map(|(target, slot)| {
-            slot.report.unwrap_or_else(|| {
-                let elapsed_ms = slot.started.map_or(0, |started| milliseconds(now - started));
-                let report =
-                    HostReport::failed(target.name.clone(), None, &missing, slot.attempts, elapsed_ms);
-                observer.finished(&report);
-                report
-            })
-        })
-        .collect();
-    Outcome {
-        report: Report {
-            version: REPORT_VERSION,
-            action: plan.action,
-            generation: plan.generation,
-            summary: Summary::of(&hosts),
-            hosts,
-            elapsed_ms: milliseconds(now - begun),
-        },
+    Tally {
+        progress,
         interrupted,
+        goodbyes: leaving,
     }
+}
+
+/// When an answer that came at `now` was given, at the earliest, by the time that the guardian says it has worked since we `asked`. One that
+/// a link has held up may be from long ago. Whoever says more than that was at work before, so it may be from any time since.
+fn said(asked: Instant, now: Instant, worked_ms: Option<u64>) -> Instant {
+    let given = worked_ms.and_then(|worked| asked.checked_add(Duration::from_millis(worked)));
+    given.filter(|given| *given <= now).unwrap_or(asked)
 }
 
 /// A guardian that answers under two names answers for one host only: who could lead the connection of one host to another would
 /// have the run say that both are drained.
-fn tell_apart(plan: &Plan, progress: &mut [Progress], observer: &mut dyn Observer) {
+pub(super) fn tell_apart(plan: &Plan, progress: &mut [Progress], observer: &mut (dyn Observer + Send)) {
     let mut first: HashMap<Box<str>, usize> = HashMap::new();
     let mut pairs = Vec::new();
     for (index, slot) in progress.iter().enumerate() {
@@ -291,14 +389,22 @@ fn tell_apart(plan: &Plan, progress: &mut [Progress], observer: &mut dyn Observe
         let (Some(target), Some(other)) = (plan.targets.get(index), plan.targets.get(other)) else {
             continue;
         };
-        let Some(report) = progress.get_mut(index).and_then(|slot| slot.report.as_mut()) else {
+        let Some(slot) = progress.get_mut(index).filter(|slot| !slot.aliased) else {
+            continue;
+        };
+        let Some(report) = slot.report.as_mut() else {
             continue;
         };
         let fault = Fault::SameGuardian {
             other: other.name.clone(),
         };
         let (address, attempts, elapsed_ms) = (report.address, report.attempts, report.elapsed_ms);
-        *report = HostReport::failed(target.name.clone(), address, &fault, attempts, elapsed_ms);
+        *report = HostReport {
+            // A third name may lead there, too.
+            instance: report.instance.take(),
+            ..HostReport::failed(target.name.clone(), address, &fault, attempts, elapsed_ms)
+        };
+        slot.aliased = true;
         observer.changed(report);
     }
 }

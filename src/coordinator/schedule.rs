@@ -39,6 +39,26 @@ impl Schedule {
         }
     }
 
+    /// The same, each at a moment of its own within `jitter` from `now` on: what starts on a thousand hosts at once asks its database
+    /// a thousand things at once.
+    pub fn spread(
+        hosts: usize,
+        now: Instant,
+        jitter: Duration,
+        mut chance: impl FnMut(usize) -> u64,
+    ) -> Self {
+        if jitter.is_zero() {
+            return Self::new(hosts);
+        }
+        let mut schedule = Self::new(0);
+        for host in 0..hosts {
+            // 0 to 65535 of 65536: from none to almost all of it.
+            let part = jitter * u32::from((chance(host) & 0xffff) as u16) / 65_536;
+            schedule.again(host, now + part);
+        }
+        schedule
+    }
+
     /// Contact `host` again at `at`.
     pub fn again(&mut self, host: usize, at: Instant) {
         self.again.push(Reverse((at, host)));
@@ -88,6 +108,23 @@ mod tests {
         assert_eq!(schedule.next(now), Next::Wait(later));
         assert_eq!(schedule.next(later), Next::Start(0));
         assert_eq!(schedule.next(later), Next::Done);
+    }
+
+    #[test]
+    fn hosts_are_spread_over_the_jitter_and_none_is_forgotten() {
+        let now = Instant::now();
+        let jitter = Duration::from_secs(10);
+        let chances = [0, 0x8000, 0xffff];
+        let mut schedule = Schedule::spread(3, now, jitter, |host| chances[host]);
+        assert_eq!(schedule.next(now), Next::Start(0));
+        assert_eq!(schedule.next(now), Next::Wait(now + jitter / 2));
+        assert_eq!(schedule.next(now + jitter), Next::Start(1));
+        assert_eq!(schedule.next(now + jitter), Next::Start(2));
+        assert_eq!(schedule.next(now + jitter), Next::Done);
+        assert_eq!(
+            Schedule::spread(1, now, Duration::ZERO, |_| 7).next(now),
+            Next::Start(0)
+        );
     }
 
     #[test]

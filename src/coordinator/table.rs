@@ -25,6 +25,13 @@ pub fn render(report: &Report, colors: bool) -> String {
         table(&mut out, report, colors);
     }
     remedies(&mut out, &report.hosts);
+    if let Some(stopped) = report
+        .rollout
+        .as_ref()
+        .and_then(|rollout| rollout.stopped.as_ref())
+    {
+        let _ = writeln!(out, "{}: {stopped}", report.action);
+    }
     out.push_str(&last_line(report));
     out.push('\n');
     out
@@ -258,6 +265,7 @@ mod tests {
             generation: None,
             summary: Summary::of(&hosts),
             hosts,
+            rollout: None,
             elapsed_ms: 1_234,
         }
     }

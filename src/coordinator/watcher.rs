@@ -10,6 +10,7 @@ use super::hosts::Target;
 use super::report::HostReport;
 use super::run::{Observer, Plan};
 use super::table;
+use super::waves::Wave;
 
 /// A progress bar on a terminal, a line for each host elsewhere.
 pub(super) struct Watcher {
@@ -59,9 +60,21 @@ impl Observer for Watcher {
         log(report);
     }
 
+    fn wave(&mut self, number: usize, of: usize, wave: &Wave) {
+        let hosts = wave.hosts.len();
+        if self.is_terminal {
+            self.bar.set_message(format!("(wave {number} of {of})"));
+        } else {
+            tracing::info!(wave = number, of, hosts, tier = wave.tier, "wave begins");
+        }
+    }
+
     fn changed(&mut self, report: &HostReport) {
         if self.is_terminal {
-            self.failed += 1;
+            self.failed = match report.result {
+                Verdict::Ok => self.failed.saturating_sub(1),
+                _ => self.failed + 1,
+            };
             self.bar.set_message(format!("({} failed)", self.failed));
         } else {
             log(report);

@@ -148,6 +148,7 @@ impl Guardian {
         tokio::spawn(pass_on(name, log, loud));
         Ok(Self {
             target: Target {
+                tier: None,
                 name: name.to_owned(),
                 host: address.host,
                 port: address.port.unwrap_or_default(),

@@ -246,6 +246,7 @@ impl Story<'_> {
             retry_for: None,
             generation: Some(self.generation),
             terms: None,
+            jitter: Duration::ZERO,
         };
         let outcome = coordinator::run(&plan, &mut (), &CancellationToken::new()).await;
         let mut wrong = Vec::new();

@@ -154,6 +154,7 @@ impl Watcher<'_> {
             retry_for: None,
             generation: None,
             terms: None,
+            jitter: Duration::ZERO,
         };
         let outcome = coordinator::run(&plan, &mut (), &CancellationToken::new()).await;
         let hosts = outcome.report.hosts.into_iter();

@@ -579,6 +579,27 @@ async fn one_guardian_does_not_answer_for_two_hosts() {
     let (report, _) = place.tell("drain", &hosts, "v2").await;
     assert_eq!((report.summary.ok, report.summary.failed), (0, 2), "{report:?}");
     assert!(report.hosts[0].message.contains(&other.address), "{report:?}");
+    let drain = [
+        "drain",
+        "--hosts",
+        &hosts,
+        "--wave-size",
+        "1",
+        "--go-on",
+        "--psk-file",
+        "key",
+        "--wire",
+        "v2",
+        "--output",
+        "json",
+    ];
+    let (_, stdout, _) = place.coordinator(&drain).await;
+    let report: Report = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(
+        (report.summary.ok, report.summary.failed),
+        (0, 2),
+        "in waves: {report:?}"
+    );
     let (report, _) = place
         .tell("drain", &format!("{},{}", one.address, other.address), "v2")
         .await;
@@ -590,13 +611,21 @@ async fn nor_when_only_the_second_look_is_led_elsewhere() {
     let place = Place::new();
     let one = place.guardian(&[]).await;
     // Slow enough that the other host is told again at the end.
+    let ready = place.0.path().join("ready");
+    nix::unistd::mkfifo(&ready, nix::sys::stat::Mode::S_IRWXU).unwrap();
     place.write(
         "guardian.toml",
-        "units = 'processes'\n[[process]]\nname = 'app'\ncommand = ['sh', '-c', \"trap 'sleep 2; exit 0' TERM; while :; do sleep 0.1; done\"]\n",
+        &format!(
+            "units = 'processes'\n[[process]]\nname = 'app'\n\
+             command = ['sh', '-c', \"trap 'sleep 2; exit 0' TERM; echo >{}; while :; do sleep 0.1; done\"]\n",
+            ready.display()
+        ),
     );
     let other = place.guardian(&[]).await;
     let (report, _) = place.tell("undrain", &other.address, "v2").await;
     assert_eq!(report.summary.ok, 1, "{report:?}");
+    // It has set its trap.
+    timeout(PATIENCE, tokio::fs::read(&ready)).await.unwrap().unwrap();
     let between = Between::leading(&[&one.address, &other.address], |_, _| {}).await;
     let hosts = format!("{},{}", between.address, other.address);
     let drain = [

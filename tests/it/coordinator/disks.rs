@@ -34,12 +34,12 @@ impl Hung {
             .kill_on_drop(true)
             .spawn();
         let Ok(mut holder) = holder else {
-            println!("SKIP: no /usr/bin/python3");
+            println!("SKIP disks: no /usr/bin/python3");
             return None;
         };
         let mut lines = BufReader::new(holder.stdout.take().unwrap()).lines();
         if lines.next_line().await.unwrap().as_deref() != Some("hangs") {
-            println!("SKIP: no lease on {}", path.display());
+            println!("SKIP disks: no lease on {}", path.display());
             return None;
         }
         Some(Self {

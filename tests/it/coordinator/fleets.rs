@@ -247,6 +247,11 @@ async fn a_host_that_was_drained_long_before_the_last_one_is_drained_again_at_th
     let generation = ["--generation", "5"];
     let (ended, drains) = drained_with_one_that_is_slow([OK[0], OK[0]], &generation).await;
     assert_eq!((ended.report().summary.ok, drains), (2, 2), "{ended:?}");
+    // The same within a wave.
+    let wave = ["--generation", "5", "--wave-size", "2"];
+    let (ended, drains) = drained_with_one_that_is_slow([OK[0], OK[0]], &wave).await;
+    assert_eq!((ended.report().summary.ok, drains), (2, 2), "{ended:?}");
+    assert!(ended.report().hosts.iter().all(|host| host.wave == Some(1)));
     // It has booted since, and cannot be drained now: the run says so, and not that all is well.
     let failed =
         r#"{"type": "response", "action": "ACTION", "status": "error", "message": "still stopping"}"#;

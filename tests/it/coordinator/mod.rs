@@ -5,6 +5,8 @@ mod arguments;
 mod disks;
 mod fleets;
 mod seed;
+mod serve;
+mod waves;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

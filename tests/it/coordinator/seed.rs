@@ -8,15 +8,15 @@ use tokio::process::{Child, ChildStdout, Command};
 
 use super::*;
 
-struct Seed {
+pub(super) struct Seed {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
-    host: String,
+    pub(super) host: String,
 }
 
 impl Seed {
     /// None where the library is missing.
-    async fn start(test: &str) -> Option<Self> {
+    pub(super) async fn start(test: &str) -> Option<Self> {
         let python = "/usr/bin/python3";
         let probe = Command::new(python)
             .args(["-c", "import websockets"])
