@@ -1,12 +1,13 @@
-//! Thousands of random histories of a host, its guardian, the databases and a coordinator, over a network that loses, doubles, delays
-//! and reorders, on a clock that is ours. After every step the invariants of [`io_guardian::guardian::core`] are checked, and at the
-//! end of each history everything is healed and must come to rest where it should.
+//! Thousands of random histories, on clocks that are ours: of one host (`world`: its guardian, the databases, and orders that come as chance
+//! has it), and of a fleet (`fleet`: the coordinator's real runs against several guardians), over networks that lose, double, delay and
+//! reorder. After every step the invariants of [`io_guardian::guardian::core`] and of `fleet/judge.rs` are checked, and at the end of
+//! each history everything is healed and must come to rest where it should.
 //!
 //! A seed is a history. One that fails is named with the command that replays it:
 //!
 //! ```sh
-//! SIMULATION_SEED=42 cargo test --test simulation -- --nocapture          # this one, each step told
-//! SIMULATION_HISTORIES=1000000 cargo test --release --test simulation     # many
+//! SIMULATION_SEED=42 cargo test --test simulation the_host -- --nocapture     # this one, each step told; or the_fleet
+//! SIMULATION_HISTORIES=1000000 cargo test --release --test simulation         # many
 //! ```
 
 #![allow(
@@ -16,12 +17,17 @@
     reason = "a test tells what it does, and fails loudly"
 )]
 
+mod chance;
+mod fleet;
 mod world;
 
+use std::ops::AddAssign;
 use std::panic::catch_unwind;
 
-/// Histories in an ordinary run of the tests.
-const HISTORIES: u64 = 20_000;
+/// Histories of one host in an ordinary run of the tests.
+const HISTORIES: u64 = 100_000;
+/// For so many of them there is one of a fleet, which has far more in it.
+const PER_FLEET: u64 = 10;
 
 fn number(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
@@ -31,22 +37,19 @@ fn number(name: &str) -> Option<u64> {
     )
 }
 
-#[test]
-fn whatever_happens_the_host_comes_to_rest_where_it_should() {
-    if let Some(seed) = number("SIMULATION_SEED") {
-        world::live(seed, true);
-        return;
-    }
-    let histories = number("SIMULATION_HISTORIES").unwrap_or(HISTORIES);
-    // Two cores share them.
+/// Lives the histories of all seeds below `histories`, and adds up what they tell.
+fn all<T>(test: &str, histories: u64, live: fn(u64, bool) -> T) -> T
+where
+    T: AddAssign + Default + Send + std::fmt::Debug,
+{
     let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u64;
-    let told: Vec<Result<world::Told, u64>> = std::thread::scope(|scope| {
+    let told: Vec<Result<T, u64>> = std::thread::scope(|scope| {
         let workers: Vec<_> = (0..workers)
             .map(|worker| {
                 scope.spawn(move || {
-                    let mut told = world::Told::default();
+                    let mut told = T::default();
                     for seed in (worker..histories).step_by(workers as usize) {
-                        match catch_unwind(|| world::live(seed, false)) {
+                        match catch_unwind(|| live(seed, false)) {
                             Ok(more) => told += more,
                             Err(_) => return Err(seed),
                         }
@@ -60,17 +63,28 @@ fn whatever_happens_the_host_comes_to_rest_where_it_should() {
             .map(|worker| worker.join().expect("a worker does not panic"))
             .collect()
     });
-    let mut all = world::Told::default();
+    let mut all = T::default();
     for told in told {
         match told {
             Ok(told) => all += told,
             Err(seed) => panic!(
                 "history {seed} breaks an invariant; replay it with: \
-                 SIMULATION_SEED={seed} cargo test --test simulation -- --nocapture"
+                 SIMULATION_SEED={seed} cargo test --test simulation {test} -- --nocapture"
             ),
         }
     }
     println!("{histories} histories: {all:?}");
+    all
+}
+
+#[test]
+fn whatever_happens_the_host_comes_to_rest_where_it_should() {
+    if let Some(seed) = number("SIMULATION_SEED") {
+        world::live(seed, true);
+        return;
+    }
+    let histories = number("SIMULATION_HISTORIES").unwrap_or(HISTORIES);
+    let all = all("the_host", histories, world::live);
     // A world in which these do not happen shows nothing.
     assert!(
         all.own_drains > histories / 100 && all.own_undrains > histories / 100,
@@ -82,6 +96,32 @@ fn whatever_happens_the_host_comes_to_rest_where_it_should() {
     );
     assert!(
         all.restarts > histories / 10 && all.boots > histories / 100,
+        "{all:?}"
+    );
+}
+
+#[test]
+fn whatever_happens_the_fleet_is_what_the_coordinator_says() {
+    if let Some(seed) = number("SIMULATION_SEED") {
+        fleet::live(seed, true);
+        return;
+    }
+    let histories = number("SIMULATION_HISTORIES").unwrap_or(HISTORIES) / PER_FLEET;
+    let all = all("the_fleet", histories, fleet::live);
+    assert!(
+        all.retried > histories && all.second_looks > histories / 2 && all.redrained > histories / 100,
+        "{all:?}"
+    );
+    assert!(
+        all.waves > histories && all.stopped_plans > histories / 10 && all.run_again > histories / 100,
+        "{all:?}"
+    );
+    assert!(
+        all.interrupted > histories / 20 && all.killed > histories / 20 && all.stale > histories / 100,
+        "{all:?}"
+    );
+    assert!(
+        all.restarts > histories / 10 && all.boots > histories / 2 && all.out_of_sight > histories / 100,
         "{all:?}"
     );
 }

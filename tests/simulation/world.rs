@@ -12,6 +12,8 @@ use io_guardian::guardian::operations::{Direction, OperationId, Outcome, Ticket}
 use io_guardian::protocol::Status;
 use tokio::time::Instant;
 
+use super::chance::Chance;
+
 const GRACE: Duration = Duration::from_secs(30);
 const HEALTHY: Duration = Duration::from_secs(5);
 /// How long the chaos lasts.
@@ -42,33 +44,6 @@ impl AddAssign for Told {
         self.own_undrains += more.own_undrains;
         self.restarts += more.restarts;
         self.boots += more.boots;
-    }
-}
-
-/// SplitMix64 (Steele, Lea and Flood, 2014).
-struct Chance(u64);
-
-impl Chance {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
-    }
-
-    fn one_in(&mut self, of: u64) -> bool {
-        self.below(of) == 0
-    }
-
-    /// Short ones are more frequent than long ones.
-    fn span(&mut self, longest_ms: u64) -> Duration {
-        let most = 1 + self.below(longest_ms);
-        Duration::from_millis(1 + self.below(most))
     }
 }
 
