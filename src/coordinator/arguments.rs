@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use super::apart;
 use super::damping::Damping;
 use super::rollout::Waves;
+use super::serve::ServeArgs;
 use super::waves::TierRule;
 use crate::cli::{PageCommand, parse_duration};
 use crate::protocol::{Action, DEFAULT_PORT, Wire, is_reason};
@@ -37,6 +38,10 @@ pub(super) enum Command {
     Ping(Options),
     /// Ask what the guardians guard, in which state it is, and what they were last told.
     Status(Options),
+    /// Follow the fleet for as long as this runs, and show it over HTTP: a page, figures for Prometheus, /healthz.
+    Serve(Serve),
+    /// Follow the fleet on this terminal.
+    Top(Top),
     /// Make a pre-shared key, or ask which hosts know which keys: for changing the fleet's key without a gap.
     #[command(subcommand)]
     Key(KeyCommand),
@@ -68,6 +73,26 @@ pub(super) struct Drain {
     /// needs a generation.
     #[arg(long)]
     pub(super) supervised: bool,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct Serve {
+    #[command(flatten)]
+    pub(super) fleet: FleetArgs,
+
+    #[command(flatten)]
+    pub(super) serve: ServeArgs,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct Top {
+    #[command(flatten)]
+    pub(super) fleet: FleetArgs,
+
+    /// Print a table when each host was heard, or --connect-timeout is over, and end; so does a standard output that is no
+    /// terminal.
+    #[arg(long)]
+    pub(super) once: bool,
 }
 
 #[derive(Args, Debug)]

@@ -11,15 +11,17 @@ use tokio_util::sync::CancellationToken;
 
 use super::apart::{self, Taken};
 pub use super::arguments::Cli;
-use super::arguments::{Command, FleetArgs, Generation, KeyCommand, Options, Output};
+use super::arguments::{Command, FleetArgs, Generation, KeyCommand, Options, Output, Serve, Top};
 use super::damping::{self, Damping};
 use super::hosts::{Targets, parse_file, parse_list};
 use super::keys;
 use super::report::exit_code;
 use super::rollout::{self, Waves};
 use super::run::{Outcome, Plan, run as run_plan};
+use super::serve;
 use super::supervise::supervise;
 use super::table;
+use super::top;
 use super::watcher::Watcher;
 use crate::cli::{self, EXIT_FAILED, EXIT_USAGE, Failure, unix_milliseconds};
 use crate::protocol::limits::HOLD_MAX_MS;
@@ -82,6 +84,16 @@ pub fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Release(change) => change.of(Action::Release),
         Command::Ping(options) => (Action::Ping, options, Generation::None),
         Command::Status(options) => (Action::Status, options, Generation::None),
+        Command::Serve(Serve { fleet, serve }) => {
+            telemetry::start(telemetry::stderr_is_journal());
+            let plan = followed(&fleet)?;
+            return cli::block_on(serve::serve(serve, plan, fleet.psk_file))?;
+        }
+        Command::Top(Top { fleet, once }) => {
+            // No logs: they would be written across the screen.
+            let plan = followed(&fleet)?;
+            return cli::block_on(top::top(plan, fleet.psk_file, once))?;
+        }
         Command::Key(KeyCommand::New) => return cli::print(&format!("{}\n", keys::new_key()?)).map(|()| 0),
         Command::Key(KeyCommand::Check(options)) => return check_keys(&options),
     };
@@ -119,7 +131,20 @@ fn plan(action: Action, options: &Options, wire: Wire) -> Result<(Plan, Keyring)
     Ok((plan, keys))
 }
 
-/// What `options` ask for of every command; one host at a time, once.
+/// What it takes to look at a fleet for longer: a connection to each host.
+fn followed(fleet: &FleetArgs) -> Result<Plan, Failure> {
+    let (plan, _) = told(Action::Watch, fleet, Wire::default())?;
+    let hosts = plan.targets.len() as u64;
+    let descriptors = descriptors();
+    if hosts + SPARE_DESCRIPTORS > descriptors {
+        return Err(Failure::failed(format!(
+            "{hosts} hosts need as many open files, and {descriptors} are allowed: raise LimitNOFILE= (`ulimit -Hn`)"
+        )));
+    }
+    Ok(plan)
+}
+
+/// The same for all who speak to guardians; one at a time, once.
 fn told(action: Action, options: &FleetArgs, wire: Wire) -> Result<(Plan, Keyring), Failure> {
     let targets = targets(options)?;
     let keys = read_keys(&options.psk_file)?;

@@ -426,6 +426,35 @@ impl Line {
         self.answer(words, phase).await
     }
 
+    /// One more command, on a line that is open.
+    pub(super) async fn ask(&mut self, words: &Words) -> Result<Box<Response>, Fault> {
+        let phase = Phase::Answer(words.action);
+        let asking = async {
+            self.say(&words.command, phase).await?;
+            self.answer(words, phase).await
+        };
+        match timeout(words.timeout, asking).await {
+            Ok(answered) => answered,
+            Err(_) => Err(Fault::TimedOut {
+                phase,
+                after: words.timeout,
+            }),
+        }
+    }
+
+    /// The next thing that a guardian tells by itself. Waits for ever, as long as it is there.
+    pub(super) async fn event(&mut self, pings: Pings) -> Result<Box<Response>, Fault> {
+        let phase = Phase::Answer(Action::Watch);
+        loop {
+            match self.heard(Action::Watch, phase, Some(pings)).await? {
+                Some(Heard::Event(response)) => return Ok(response),
+                Some(Heard::Error(message)) => return Err(Fault::Answered { message }),
+                Some(Heard::Rubbish(reason)) => return Err(Fault::Rubbish { reason }),
+                _ => {}
+            }
+        }
+    }
+
     async fn answer(&mut self, words: &Words, phase: Phase) -> Result<Box<Response>, Fault> {
         match self.hear(words.action, phase).await? {
             Heard::Response(response) => Ok(response),
