@@ -4,4 +4,6 @@
   services.redis.servers."".enable = true;
 
   server.database.provision.openFirewall = true;
+  # What the fleet is in: http://localhost:9877/ on this host.
+  server.database.coordinator.serve.enable = true;
 }

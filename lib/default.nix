@@ -17,10 +17,15 @@ rec {
       )
     );
 
-  # The guardians that `primary` has to tell, beside its own, as the coordinator's --hosts wants them: "app1:9876".
+  # A line of the coordinator's hosts file: "app1:9876", and with a tier "app1:9876 tier=2".
+  told =
+    address: port: tier:
+    endpoint address port + lib.optionalString (tier != null) " tier=${toString tier}";
+
+  # The guardians that `primary` has to tell, beside its own.
   clients =
     primary: nixosConfigurations:
-    lib.mapAttrsToList (_: member: endpoint member.guardian.address member.guardian.port) (
+    lib.mapAttrsToList (_: member: told member.guardian.address member.guardian.port member.tier) (
       lib.filterAttrs (_: member: member.guardian.enable) (
         removeAttrs (members primary nixosConfigurations) [ primary ]
       )

@@ -22,6 +22,22 @@ let
     member.guardian.enable && seconds member.guardian.commandTimeout >= seconds coordinator.timeout
   ) (removeAttrs members [ host ]);
 
+  # The drain goes through them one after the other.
+  tierOf = told: lib.last (lib.splitString " tier=" told);
+  hasTier = lib.hasInfix " tier=";
+  tiers =
+    lib.length (lib.unique (map tierOf (lib.filter hasTier coordinator.hosts)))
+    + (if lib.all hasTier coordinator.hosts then 0 else 1);
+
+  # Hosts that undrain themselves before their wave.
+  hasty = lib.filterAttrs (
+    _: member:
+    member.guardian.enable
+    && member.guardian.watch.enable
+    && member.guardian.watch.undrainAfter != null
+    && seconds member.guardian.watch.undrainAfter < 60
+  ) members;
+
   # What other hosts wait for, and would never get.
   waiting =
     kind:
@@ -175,9 +191,11 @@ in
         assertion =
           !coordinator.enable
           ||
-            seconds coordinator.timeout + seconds coordinator.drainRetryFor + 27
+            tiers * (seconds coordinator.timeout + seconds coordinator.drainRetryFor) + 27
             < seconds coordinator.stopTimeout;
-        message = "A drain must be over before systemd ends it: server.database.coordinator.timeout (${coordinator.timeout}) and drainRetryFor (${coordinator.drainRetryFor}), and 27 s for the generation and a second look, together must be shorter than stopTimeout (${coordinator.stopTimeout}).";
+        message = "A drain must be over before systemd ends it: server.database.coordinator.timeout (${coordinator.timeout}) and drainRetryFor (${coordinator.drainRetryFor})${
+          lib.optionalString (tiers > 1) ", for each of ${toString tiers} tiers"
+        }, and 27 s for the generation and a second look, together must be shorter than stopTimeout (${coordinator.stopTimeout}).";
       }
       {
         assertion = !guardian.enable || slow == [ ];
@@ -267,6 +285,9 @@ in
     warnings =
       lib.optional (guardian.enable && guardian.openFirewall && config.server.network.subnets == [ ])
         "server.network.subnets is empty: the firewall of ${host} lets no coordinator in on port ${toString guardian.port}. Name the fleet's networks, or set server.database.guardian.openFirewall = false;"
+      ++
+        lib.optional (coordinator.enable && (tiers > 1 || coordinator.waves.size != null) && hasty != { })
+          "The fleet is undrained in waves, and ${lib.concatStringsSep ", " (lib.attrNames hasty)} undrain themselves before it is their turn: set server.database.guardian.watch.undrainAfter there to longer than the waves take (\"10m\"), or to null."
       ++ lib.optional nobodyIsPrimary "server.ioPrimaryHost is ${primary}, and no host of server.database.coordinator.fleet has that networking.hostName (it has ${lib.concatStringsSep ", " (lib.attrNames coordinator.fleet)}): nobody is told when the databases come and go."
       ++
         lib.optional (unknown != [ ])

@@ -21,6 +21,9 @@ let
   ) config.services.redis.servers;
   redisUnit = name: "redis${lib.optionalString (name != "") "-${name}"}.service";
   hostsFile = "io-guardian/hosts";
+  inherit (coordinator) waves;
+  hasTiers = lib.any (lib.hasInfix " tier=") coordinator.hosts;
+  inWaves = hasTiers || waves.size != null;
 
   # Where a server that listens on these addresses is reached from its own host.
   reach =
@@ -98,6 +101,26 @@ let
       ]
       ++ more
     );
+  undrain = tell "undrain" coordinator.undrainRetryFor (
+    lib.optionals inWaves [
+      "--settle"
+      waves.settle
+    ]
+    ++ lib.optionals (waves.size != null) [
+      "--wave-size"
+      (toString waves.size)
+    ]
+    ++ lib.optionals (waves.jitter != null) [
+      "--jitter"
+      waves.jitter
+    ]
+    ++ lib.optional (inWaves && !waves.stopAtFailure) "--go-on"
+  );
+  # Supervised: systemd takes a command of a stop that was killed for the end of the stop.
+  drain = tell "drain" coordinator.drainRetryFor (
+    # The databases go, whoever has not been drained.
+    lib.optional hasTiers "--go-on" ++ [ "--supervised" ]
+  );
 in
 {
   options.server.database.coordinator = {
@@ -119,14 +142,17 @@ in
         lib.optionals (config.server.ioPrimaryHost != null) (
           fleet.clients config.server.ioPrimaryHost coordinator.fleet
         )
-        ++ lib.optional (cfg.isPrimary && cfg.guardian.enable) "localhost:${toString cfg.guardian.port}";
+        ++ lib.optional (cfg.isPrimary && cfg.guardian.enable) (
+          fleet.told "localhost" cfg.guardian.port cfg.tier
+        );
       defaultText = lib.literalMD "the hosts of `fleet` that name this one as their primary, and this one if it has dependents";
       example = [
         "app1"
         "app2:9999"
         "[fd00::7]"
+        "queue1 tier=0"
       ];
-      description = "The guardians to tell.";
+      description = "The guardians to tell, each with its tier if it has one.";
     };
     units = mkOption {
       type = types.listOf types.str;
@@ -148,12 +174,67 @@ in
     undrainRetryFor = mkOption {
       type = ours.duration;
       default = "10m";
-      description = "How long hosts that are not up yet are tried again after the databases came. Nothing waits for it.";
+      description = "How long hosts that are not up yet are tried again after the databases came. Nothing waits for it; in waves the next one waits for 15 s of it, with `waves.stopAtFailure` for all of it.";
+    };
+    damping = mkOption {
+      type = types.bool;
+      default = true;
+      description = ''
+        Whether an undrain waits when there were several a short while ago (from the fifth within 10 minutes on 10 s, then
+        20, 40, 60 s): databases that crash again and again must not drag the fleet with them.
+      '';
     };
     drainRetryFor = mkOption {
       type = ours.duration;
       default = "15s";
       description = "How long hosts that cannot be reached are tried again before the databases go without them.";
+    };
+    waves = {
+      size = mkOption {
+        type = types.nullOr types.ints.positive;
+        default = null;
+        example = 20;
+        description = ''
+          When the databases come, undrain at most so many hosts, and the next ones when they run. Hosts of different
+          `server.database.tier` are different waves anyway; null: only they are.
+        '';
+      };
+      settle = mkOption {
+        type = ours.duration;
+        default = "5s";
+        description = "How long a wave must stay well before the next one begins.";
+      };
+      jitter = mkOption {
+        type = types.nullOr ours.duration;
+        default = null;
+        example = "10s";
+        description = "Undrain each host at a moment of its own within this time.";
+      };
+      stopAtFailure = mkOption {
+        type = types.bool;
+        default = false;
+        description = ''
+          Whether a wave that fails keeps the next ones from being undrained. Then somebody has to go on by hand, as the unit's
+          journal says; otherwise the next wave begins all the same. A drain always goes on.
+        '';
+      };
+    };
+    commands = mkOption {
+      type = types.attrsOf types.str;
+      internal = true;
+      readOnly = true;
+      default = {
+        wait = lib.optionalString (endpoints != [ ]) wait;
+        inherit undrain drain;
+      };
+      description = "Command lines of its unit, for units that do one of these for another reason.";
+    };
+    credentials = mkOption {
+      type = types.listOf types.str;
+      internal = true;
+      readOnly = true;
+      default = credentials;
+      description = "What `commands.wait` reads.";
     };
     stopTimeout = mkOption {
       type = ours.duration;
@@ -200,10 +281,12 @@ in
         RemainAfterExit = true;
         # A database that runs and does not answer is none: nobody is told to use it.
         ExecStartPre = lib.optional (endpoints != [ ]) wait;
-        ExecStart = tell "undrain" coordinator.undrainRetryFor [ ];
+        ExecStart =
+          undrain + lib.optionalString coordinator.damping " --damping-file /run/io-coordinator/undrained";
         # Not ExecStop=: systemd leaves that out when the start is not over yet.
-        # Supervised: systemd takes a command of a stop that was killed for the end of the stop.
-        ExecStopPost = tell "drain" coordinator.drainRetryFor [ "--supervised" ];
+        ExecStopPost = drain;
+        # A unit that fails drains the fleet. One that was stopped by a wave has told who is left.
+        SuccessExitStatus = mkIf (inWaves && waves.stopAtFailure) 2;
         OOMPolicy = "continue";
         LoadCredential = credentials;
         # Not DynamicUser=: that moves the state folder to /var/lib/private, and one that is a mount of its own (a data set, a
@@ -212,6 +295,9 @@ in
         Group = "io-coordinator";
         SupplementaryGroups = [ "io-guardian-psk" ];
         StateDirectory = "io-coordinator";
+        # What it knows of the last minutes must not go with its unit.
+        RuntimeDirectory = mkIf coordinator.damping "io-coordinator";
+        RuntimeDirectoryPreserve = mkIf coordinator.damping true;
         TimeoutStopSec = coordinator.stopTimeout;
         # What a disk holds that does not answer cannot be killed: it is left behind, and not waited for.
         KillMode = "process";

@@ -132,6 +132,15 @@ in
         defaultText = lib.literalMD "`localhost` on the primary, `server.ioPrimaryHost` elsewhere";
         description = "Name or address at which this host reaches the databases.";
       };
+      tier = mkOption {
+        type = types.nullOr (types.ints.between 0 99);
+        default = null;
+        example = 1;
+        description = ''
+          When the fleet is undrained: hosts of a lower tier come before those of a higher one, and hosts without one after all. A
+          drain goes the same way back. null on all hosts: all at once.
+        '';
+      };
       isPrimary = mkOption {
         type = types.bool;
         readOnly = true;

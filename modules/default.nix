@@ -8,6 +8,7 @@
     ./guardian.nix
     ./firewall.nix
     ./coordinator.nix
+    ./serve.nix
     ./provisioning.nix
     ./assertions.nix
   ];

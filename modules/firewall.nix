@@ -9,6 +9,12 @@ let
   v4 = lib.subtractLists v6 subnets;
   ports =
     lib.optional (cfg.guardian.enable && cfg.guardian.openFirewall) cfg.guardian.port
+    ++ lib.optional (
+      cfg.guardian.enable && cfg.guardian.metrics.enable && cfg.guardian.metrics.openFirewall
+    ) cfg.guardian.metrics.port
+    ++ lib.optional (
+      cfg.coordinator.serve.enable && cfg.coordinator.serve.openFirewall
+    ) cfg.coordinator.serve.port
     ++ lib.optionals cfg.provision.openFirewall cfg.provision.ports;
 
   iptables =

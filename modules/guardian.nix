@@ -9,6 +9,7 @@
 let
   inherit (lib) mkIf mkOption types;
   ours = import ./types.nix { inherit lib; };
+  fleet = import ../lib { inherit lib; };
   cfg = config.server.database;
   guardian = cfg.guardian;
   program = lib.getExe' cfg.package "io-guardian";
@@ -88,6 +89,29 @@ in
         description = "For one look, the lookup of the name included.";
       };
     };
+    metrics = {
+      enable = mkOption {
+        type = types.bool;
+        default = false;
+        description = "Whether the guardian has figures for Prometheus at `/metrics`, and `/healthz` (docs/MONITORING.md).";
+      };
+      address = mkOption {
+        type = types.str;
+        default = "127.0.0.1";
+        example = "0.0.0.0";
+        description = "Where they are to be had. Whoever reaches that may read them.";
+      };
+      port = mkOption {
+        type = types.port;
+        default = 9878;
+        description = "Port of it.";
+      };
+      openFirewall = mkOption {
+        type = types.bool;
+        default = false;
+        description = "Whether the firewall lets `server.network.subnets` in on it.";
+      };
+    };
     settings = mkOption {
       type = types.submodule {
         freeformType = toml.type;
@@ -109,6 +133,9 @@ in
       command-timeout = guardian.commandTimeout;
       target = "io-databases.target";
       inherit (cfg) wire;
+    }
+    // lib.optionalAttrs guardian.metrics.enable {
+      metrics = fleet.endpoint guardian.metrics.address guardian.metrics.port;
     }
     // lib.optionalAttrs watches {
       drain-after = orOff guardian.watch.drainAfter;

@@ -26,7 +26,7 @@ Written by `checks/nix/options.py` from `modules/`; change them there. What they
 # Options that many others lie under come with them.
 GROUPS = (
     ("The fleet", ("server.ioPrimaryHost", "server.network.")),
-    ("What this host uses", ("server.database.postgres.", "server.database.postgres", "server.database.redis.", "server.database.redis", "server.database.redisDatabaseIds", "server.database.dependent", "server.database.host", "server.database.isPrimary", "server.database.package")),
+    ("What this host uses", ("server.database.postgres.", "server.database.postgres", "server.database.redis.", "server.database.redis", "server.database.redisDatabaseIds", "server.database.dependent", "server.database.host", "server.database.isPrimary", "server.database.package", "server.database.tier")),
     ("The key", ("server.database.pskFile", "server.database.allowKeyInClear", "server.database.useSops", "server.database.redisPasswordSecret")),
     ("The wait", ("server.database.wait.",)),
     ("The guardian", ("server.database.guardian.",)),

@@ -36,6 +36,8 @@ EXPOSURE = {
     "wait-for-io-databases.service": 14,
     # The network for the guardians.
     "io-database-coordinator.service": 15,
+    # The same, and its own port.
+    "io-coordinator-serve.service": 15,
     # PostgreSQL's user and its socket.
     "io-databases-provision.service": 7,
 }

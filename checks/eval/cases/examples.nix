@@ -69,7 +69,9 @@ in
       secrets."POSTGRES/MYAPP_PASSWORD".owner = "myapp";
       firewall.extraCommands = ''
         iptables -A nixos-fw -p tcp -s 192.168.1.0/24 --dport 9876 -j nixos-fw-accept
+        iptables -A nixos-fw -p tcp -s 192.168.1.0/24 --dport 9878 -j nixos-fw-accept
         ip6tables -A nixos-fw -p tcp -s fd00::/8 --dport 9876 -j nixos-fw-accept
+        ip6tables -A nixos-fw -p tcp -s fd00::/8 --dport 9878 -j nixos-fw-accept
       '';
       firewall.allowedTCPPorts = [ ];
       config = config: [

@@ -211,4 +211,108 @@ in
       secrets."POSTGRES/MY_APP_PASSWORD".restartUnits = [ "io-databases-provision.service" ];
     };
   };
+
+  "hosts of different tiers are undrained in waves, and drained whatever fails" =
+    let
+      app = tier: {
+        server.database.tier = tier;
+        server.database.dependentServices = [ "x" ];
+        server.database.guardian.watch.undrainAfter = null;
+        systemd.services.x = sleep;
+      };
+    in
+    {
+      modules =
+        (fleet {
+          nixio = {
+            imports = [ databases ];
+            server.database.coordinator = {
+              stopTimeout = "200s";
+              waves = {
+                size = 5;
+                jitter = "10s";
+              };
+            };
+          };
+          app1 = app 0;
+          app2 = app null;
+        }).nixio;
+      expect = {
+        config = config: [
+          {
+            name = "each host has its tier";
+            ok = config.environment.etc."io-guardian/hosts".text == "app1:9876 tier=0\napp2:9876\n";
+            seen = config.environment.etc."io-guardian/hosts".text;
+          }
+          {
+            name = "the undrain has waves";
+            ok = lib.hasInfix ''"--settle" "5s" "--wave-size" "5" "--jitter" "10s" "--go-on"'' config.systemd.services.io-database-coordinator.serviceConfig.ExecStart;
+            seen = config.systemd.services.io-database-coordinator.serviceConfig.ExecStart;
+          }
+          {
+            name = "the drain goes on";
+            ok = lib.hasInfix ''"--go-on" "--supervised"'' config.systemd.services.io-database-coordinator.serviceConfig.ExecStopPost;
+            seen = config.systemd.services.io-database-coordinator.serviceConfig.ExecStopPost;
+          }
+        ];
+        warnings = [ ];
+      };
+    };
+
+  "tiers need more time to stop, and guardians that do not undrain themselves first" = {
+    modules =
+      (fleet {
+        nixio = databases;
+        app1 = {
+          server.database.tier = 0;
+          server.database.dependentServices = [ "x" ];
+          systemd.services.x = sleep;
+        };
+        app2 = {
+          server.database.dependentServices = [ "x" ];
+          systemd.services.x = sleep;
+        };
+      }).nixio;
+    expect = {
+      assertions = [
+        "A drain must be over before systemd ends it: server.database.coordinator.timeout (60s) and drainRetryFor (15s), for each of 2 tiers, and 27 s for the generation and a second look, together must be shorter than stopTimeout (105s)."
+      ];
+      warnings = [
+        "The fleet is undrained in waves, and app1, app2 undrain themselves before it is their turn: set server.database.guardian.watch.undrainAfter there to longer than the waves take (\"10m\"), or to null."
+      ];
+    };
+  };
+
+  "the fleet is shown, and takes commands from who shows the token" = {
+    modules =
+      (fleet {
+        nixio = {
+          imports = [ databases ];
+          server.database.coordinator = {
+            timeout = "61s";
+            serve = {
+              enable = true;
+              tokenFile = "/run/secrets/TOKEN";
+            };
+          };
+        };
+        app1 = {
+          server.database.dependentServices = [ "x" ];
+          systemd.services.x = sleep;
+        };
+      }).nixio;
+    expect = {
+      units."io-coordinator-serve.service".has = [
+        "LoadCredential=token:/run/secrets/TOKEN"
+        "StateDirectory=io-coordinator"
+      ];
+      config = config: [
+        {
+          name = "its commands have the time that the coordinator's have";
+          ok = lib.hasInfix ''"--timeout" "61s" "--connect-timeout" "5s"'' config.systemd.services.io-coordinator-serve.serviceConfig.ExecStart;
+          seen = config.systemd.services.io-coordinator-serve.serviceConfig.ExecStart;
+        }
+      ];
+    };
+  };
 }

@@ -366,4 +366,42 @@ in
     expect.values."server.database.redis.queue.database_id" = 7;
   };
 
+  "a guardian has figures where it is told to, for the fleet's networks only" = {
+    modules = host "app1" {
+      server.database.dependentServices = [ "x" ];
+      systemd.services.x = sleep;
+      server.database.guardian.metrics = {
+        enable = true;
+        address = "::";
+        port = 9999;
+        openFirewall = true;
+      };
+    };
+    expect.config = config: [
+      {
+        name = "an IPv6 address has brackets";
+        ok = (guardianFile config).metrics == "[::]:9999";
+        seen = guardianFile config;
+      }
+      {
+        name = "the port is open";
+        ok = lib.hasInfix "--dport 9999 -j" config.networking.firewall.extraCommands;
+        seen = config.networking.firewall.extraCommands;
+      }
+    ];
+  };
+
+  "without a wish nobody has figures, and nobody shows the fleet" = {
+    modules =
+      (fleet {
+        nixio = databases;
+        app1 = {
+          server.database.dependentServices = [ "x" ];
+          systemd.services.x = sleep;
+        };
+      }).nixio;
+    expect.units = {
+      "io-coordinator-serve.service" = null;
+    };
+  };
 }
