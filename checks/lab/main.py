@@ -42,11 +42,12 @@ from driver import LabMachine, Report  # noqa: E402
 from fleet import FleetHost, Switch, make_room  # noqa: E402
 from size import MODEL, more  # noqa: E402
 
-MEASURE = CHECKS / "scenarios" / "lib" / "measure.py"
+LIBRARY = CHECKS / "scenarios" / "lib"
+PRELUDES = (LIBRARY / "measure.py", LIBRARY / "databases.py")
 # What NixOS' driver can run too, and what only this one can.
 FOLDERS = (CHECKS / "scenarios", HERE / "scenarios")
-# Longer than any scenario takes, on a machine that does much else. One of them takes as long as it is told to.
-DEADLINE = 600 + int(os.environ.get("LAB_SOAK", "0"))
+# Longer than any scenario takes, on a machine that does much else. Some of them take as long as they are told to.
+DEADLINE = 600 + sum(int(os.environ.get(name, "0")) for name in ("LAB_SOAK", "LAB_FLAPPING"))
 # What a scenario ends with that this machine cannot play.
 IGNORED = 75
 # More hosts than these boot one lot after the other: a boot takes all processors for a while.
@@ -186,7 +187,7 @@ def play(path: Path | None, options: argparse.Namespace) -> bool:
             if path:
                 with deadline(options.deadline):
                     found = fleet.given()
-                    for source in (MEASURE, path):
+                    for source in (*PRELUDES, path):
                         exec(compile(source.read_text(), str(source), "exec"), found)  # noqa: S102
                 expected = found.get("EXPECTED_ERRORS", [])
                 assert isinstance(expected, list)

@@ -31,7 +31,8 @@ with subtest("a network that flaps causes at most one drain and one undrain"):
         time.sleep(3)
         nixio.unblock()
         time.sleep(3)
-    until("all dependents run", all_run, UNDRAIN)
+    # What comes and goes must stay for a minute until it is trusted.
+    until("all dependents run", all_run, 60 + UNDRAIN)
     for host in (app1, app2):
         counts = {action: begun(host, action) - first[host.name, action] for action in ("drain", "undrain")}
         print(host.name, counts)

@@ -82,6 +82,7 @@ with subtest("and PostgreSQL's next stop drains as ever"):
 
 with subtest("systemd's own deadline ends a drain for good: who has not answered is named, and then PostgreSQL stops"):
     app1.succeed("rm /run/systemd/system/myapp.service.d/50-later.conf")
+    long_ago()
     nixio.succeed("systemctl start postgresql.service")
     until("all dependents run", all_run, UNDRAIN)
     nixio.wait_for_unit(COORDINATOR, timeout=60)

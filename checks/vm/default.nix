@@ -63,7 +63,9 @@ let
       pkgs.testers.runNixOSTest {
         inherit name nodes;
         testScript =
-          builtins.readFile ../scenarios/lib/measure.py + builtins.readFile (../scenarios + "/${file}");
+          builtins.readFile ../scenarios/lib/measure.py
+          + builtins.readFile ../scenarios/lib/databases.py
+          + builtins.readFile (../scenarios + "/${file}");
       }
     );
 in

@@ -51,6 +51,7 @@ def turn(jumps: int) -> None:
     assert rest(app1) and rest(app2)
     grown()
     begun = time.monotonic()
+    long_ago()
     nixio.succeed("systemctl start postgresql.service")
     until("all dependents run", all_run, UNDRAIN - (time.monotonic() - begun))
     grown()

@@ -25,6 +25,7 @@ def drain() -> None:
 
 def undrain() -> None:
     begun = time.monotonic()
+    long_ago()
     nixio.succeed("systemctl start postgresql.service")
     until("all dependents run", all_run, UNDRAIN - (time.monotonic() - begun))
 
@@ -61,6 +62,7 @@ with subtest("the coordinator's disk is full: both hosts are drained before Post
     assert taken() == before
 
 with subtest("and stay so, for a guardian might refuse an undrain with a number that is not remembered"):
+    long_ago()
     nixio.succeed("systemctl start postgresql.service")
     nixio.wait_until_succeeds(
         f"journalctl -b -o cat -u {COORDINATOR} | grep -a 'make room on the disk.*nothing was sent'",

@@ -59,8 +59,12 @@ with subtest("the other host's answer arrives; the commands that nobody waits fo
 with subtest("the coordinator gives up in time: PostgreSQL stops, and the host is named"):
     until("PostgreSQL is stopped", lambda: state(nixio, "postgresql.service") == "inactive", DRAIN - (time.monotonic() - begun))
     print(f"stopped after {time.monotonic() - begun:.1f} s")
-    assert coordinator_said("host has failed.*host=app2.*it has not answered a ping")
-    assert coordinator_said("^drain: 1 of 2 hosts ok")
+    if coordinator_said("trying again host=app2.*Connection reset by peer"):
+        # It was back before it was given up, and its kernel has said that it knows of no such connection: then it is told again.
+        assert coordinator_said("^drain: 2 of 2 hosts ok")
+    else:
+        assert coordinator_said("host has failed.*host=app2.*it has not answered a ping")
+        assert coordinator_said("^drain: 1 of 2 hosts ok")
 
 with subtest("the guardian lets go of the dead connections, and has as many descriptors as before"):
     until("they are closed", lambda: connections() == 0, LET_GO + 15 - (time.monotonic() - answered))

@@ -127,11 +127,13 @@ with subtest("the old one in a mixed fleet: app1 has the old guardian, app2 has 
 with subtest("our coordinator in that fleet: its drain waits for the old guardian, too"):
     old_coordinator(False)
     stop_is_held()
-    assert heard(app1)[2:] == ["drain"], heard(app1)
+    # Once more at the end, if it took longer than a second: it does not say when it was done, so its answer may be an old one.
+    drained = heard(app1)
+    assert drained[2:] in (["drain"], ["drain", "drain"]), drained
     assert "drain: 2 of 2 hosts ok" in summary("drain:"), summary("drain:")
     comes_back()
     until("it is told", lambda: "undrain: 2 of 2 hosts ok" in summary("undrain:"), UNDRAIN)
-    assert heard(app1)[3:] == ["undrain"], heard(app1)
+    assert heard(app1) == [*drained, "undrain"], heard(app1)
 
 with subtest("what the old guardian cannot do it says, it is named, and the others go on"):
     app1.succeed(

@@ -52,8 +52,12 @@ def jobs(host: Host) -> str:
     return host.succeed("systemctl list-jobs --no-legend").strip()
 
 
+# Who shows the fleet has a connection to each host, and keeps it.
+SHOWN = 1
+
+
 def quiet() -> bool:
-    return all(jobs(host) == "" and connections(host) == 0 and zombies(host) == 0 for host in (app1, app2)) and (
+    return all(jobs(host) == "" and connections(host) <= SHOWN and zombies(host) == 0 for host in (app1, app2)) and (
         jobs(nixio) == "" and zombies(nixio) == 0
     )
 
@@ -107,6 +111,7 @@ def cycle(count: int) -> None:
     if count % 4 == 3:
         cut_a_link()
     else:
+        long_ago()
         nixio.succeed(f"systemctl restart {COORDINATOR}", timeout=300)
     until("the coordinator has told all", lambda: is_active(nixio, COORDINATOR) and jobs(nixio) == "", 120)
     until("all dependents run", all_run, 2 * UNDRAIN)

@@ -181,6 +181,7 @@ with subtest("and the next drain has them all, and the undrain after it brings t
     remember(off, "io-databases.target", *DEPENDENTS[off.name])
     all_rest_first()
     assert named() == set()
+    long_ago()
     nixio.succeed("systemctl start postgresql.service")
     until("all run", all_of(clients, run), UNDRAIN)
     until("the application has its session", lambda: sessions(nixio) == 1, UNDRAIN)

@@ -30,7 +30,7 @@ def hosts(scenario: Path) -> list[str]:
 
 def together(scenario: Path, header: bool) -> str:
     """A scenario with all that stands before it."""
-    text = "\n".join(part.read_text() for part in (HERE / "measure.py", scenario))
+    text = "\n".join(part.read_text() for part in (HERE / "measure.py", HERE / "databases.py", scenario))
     if header:
         kind = "LabMachine" if scenario.resolve().parent == LAB else "Machine"
         given = "".join(f"{name}: {kind}\n" for name in hosts(scenario)) + f"machines: list[{kind}]\n"

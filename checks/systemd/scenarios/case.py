@@ -38,8 +38,10 @@ TimeoutStopSec=2
 """
 
 # Ends with code 1 when it is told to stop.
+# It has started when it can sulk: told to stop before, it would be ended by the signal.
 SULKING = """\
-ExecStart=/bin/sh -c 'trap "exit 1" TERM; sleep infinity & wait'
+ExecStart=/bin/sh -c 'trap "exit 1" TERM; touch /run/t/sulks; sleep infinity & wait'
+ExecStartPost=/bin/sh -c 'until rm /run/t/sulks 2>/dev/null; do sleep 0.05; done'
 """
 
 
