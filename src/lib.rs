@@ -9,7 +9,8 @@
 //! Shared rooms, which no role owns:
 //! - [`protocol`]: the messages, the key and the limits of the wire. Types and pure functions.
 //! - [`units`]: control of what depends on the databases: systemd over D-Bus, or child processes.
-//! - [`probe`]: is this database ready? PostgreSQL and Redis, each asked in its own protocol.
+//! - [`probe`]: is this database ready? PostgreSQL and Redis, each asked in its own protocol. Is this node healthy? HTTP,
+//!   PostgreSQL, Redis, TCP or a command, counted.
 //! - [`telemetry`]: logs, figures over HTTP, and what the service manager is told.
 //! - [`cli`]: durations, addresses, exit codes, one printer for all failures, completions and man pages.
 //!

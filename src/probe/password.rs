@@ -1,4 +1,4 @@
-//! A database's password: read from a file, never shown, zeroed when dropped.
+//! A password: read from a file or given, never shown, zeroed when dropped.
 
 use std::fmt;
 use std::io::Read;
@@ -11,7 +11,7 @@ const PASSWORD_MAX_BYTES: usize = 4096;
 
 /// A password. `Debug` prints `[redacted]`. The memory is zeroed when it is dropped. What this does not give:
 /// copies that the database clients make while they log in are not zeroed.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Password(Zeroizing<Vec<u8>>);
 
 /// Why a password file cannot be used. The messages never hold the password.
@@ -37,6 +37,11 @@ pub enum PasswordError {
         /// The file.
         path: PathBuf,
     },
+    /// The same of a password that did not come from a file.
+    #[error(
+        "the password that was given is none: it is empty, longer than 4096 bytes or has a NUL byte in it"
+    )]
+    Given,
 }
 
 impl Password {
@@ -66,8 +71,17 @@ impl Password {
         Ok(Self(bytes))
     }
 
+    /// A password that is here already, as a value of a setting.
+    pub fn given(text: String) -> Result<Self, PasswordError> {
+        let bytes = Zeroizing::new(text.into_bytes());
+        if bytes.is_empty() || bytes.len() > PASSWORD_MAX_BYTES || bytes.contains(&0) {
+            return Err(PasswordError::Given);
+        }
+        Ok(Self(bytes))
+    }
+
     /// The password itself, for the place that must send it.
-    pub(super) fn expose(&self) -> &[u8] {
+    pub(crate) fn expose(&self) -> &[u8] {
         &self.0
     }
 }
@@ -104,6 +118,10 @@ mod tests {
             let error = read(wrong).unwrap_err().to_string();
             assert!(error.contains(file.to_str().unwrap()), "{error}");
             assert!(!error.contains("cret"), "{error}");
+        }
+        assert_eq!(Password::given("secret".to_owned()).unwrap().expose(), b"secret");
+        for wrong in [String::new(), "x\0".to_owned(), "x".repeat(5000)] {
+            Password::given(wrong).unwrap_err();
         }
         let error = Password::read(Path::new("/nowhere/at/all"))
             .unwrap_err()

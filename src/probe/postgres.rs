@@ -19,7 +19,7 @@ use super::verdict::{Cause, Verdict, quoted};
 
 /// The role that is named where no login is given. It need not exist, and nothing is logged in PostgreSQL's log
 /// unless pg_hba.conf says `trust` or `reject` for us: then one line, which says by this name who asked.
-const NOBODY: &str = "io_guardian_probe";
+pub(super) const NOBODY: &str = "io_guardian_probe";
 /// A database that every cluster has.
 const ANY_DATABASE: &str = "postgres";
 
@@ -48,7 +48,7 @@ pub(super) async fn ask(stream: Bounded, login: Option<&PostgresLogin>) -> Verdi
 }
 
 /// Why there is no verdict yet.
-enum Fault {
+pub(super) enum Fault {
     /// The peer broke off, or said what PostgreSQL does not say.
     Stream,
     /// It said so itself.
@@ -63,7 +63,7 @@ impl From<io::Error> for Fault {
 }
 
 impl Fault {
-    fn cause(self, heard: &Heard) -> Cause {
+    pub(super) fn cause(self, heard: &Heard) -> Cause {
         match self {
             Self::Stream => heard.cause(Kind::Postgres),
             Self::Said(cause) => cause,
@@ -173,7 +173,7 @@ async fn query(stream: Bounded, login: &PostgresLogin) -> Result<Verdict, Fault>
     let (client, connection) = config
         .connect_raw(stream, NoTls)
         .await
-        .map_err(|error| fault(&error, login))?;
+        .map_err(|error| fault(&error, login.password.is_some()))?;
     let question = async {
         client.simple_query("SELECT 1").await?;
         if !login.require_primary {
@@ -201,11 +201,12 @@ async fn query(stream: Bounded, login: &PostgresLogin) -> Result<Verdict, Fault>
     match answer {
         Ok(false) => Ok(Verdict::Ready),
         Ok(true) => Ok(Verdict::NotReady(Cause::Standby)),
-        Err(error) => Err(fault(&error, login)),
+        Err(error) => Err(fault(&error, login.password.is_some())),
     }
 }
 
-fn fault(error: &tokio_postgres::Error, login: &PostgresLogin) -> Fault {
+/// What an error of the library means, to somebody who has a password or not.
+pub(super) fn fault(error: &tokio_postgres::Error, has_password: bool) -> Fault {
     if let Some(error) = error.as_db_error() {
         let reply = ErrorReply {
             code: error.code().code().to_owned(),
@@ -229,7 +230,7 @@ fn fault(error: &tokio_postgres::Error, login: &PostgresLogin) -> Fault {
             _ => Fault::Stream,
         };
     }
-    if login.password.is_none() && why.to_string() == "password missing" {
+    if !has_password && why.to_string() == "password missing" {
         return Fault::Said(Cause::PasswordNeeded(Kind::Postgres));
     }
     Fault::Said(Cause::ErrorReply(quoted(&format!("{error}: {why}"))))

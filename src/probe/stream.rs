@@ -18,9 +18,9 @@ pub(super) const READ_MAX_BYTES: usize = 64 << 10;
 /// How much of the peer's first words is kept.
 const HEAD_MAX_BYTES: usize = 512;
 
-/// A TCP connection for one attempt.
-pub(super) struct Bounded {
-    stream: TcpStream,
+/// A connection for one attempt.
+pub(super) struct Bounded<S = TcpStream> {
+    stream: S,
     left: usize,
     heard: Heard,
 }
@@ -35,11 +35,16 @@ struct Words {
     flood: bool,
 }
 
-impl Bounded {
-    pub(super) fn new(stream: TcpStream) -> Self {
+impl<S> Bounded<S> {
+    pub(super) fn new(stream: S) -> Self {
+        Self::with_limit(stream, READ_MAX_BYTES)
+    }
+
+    /// For protocols in which more than [`READ_MAX_BYTES`] is no fault.
+    pub(super) fn with_limit(stream: S, bytes: usize) -> Self {
         Self {
             stream,
-            left: READ_MAX_BYTES,
+            left: bytes,
             heard: Heard::default(),
         }
     }
@@ -64,24 +69,41 @@ impl Heard {
 
     /// The cause, when the peer broke off or did not speak `expected`.
     pub(super) fn cause(&self, expected: Kind) -> Cause {
+        match self.beginning() {
+            None => Cause::ClosedWithoutAnswer,
+            Some(heard) => Cause::NotThisProtocol { expected, heard },
+        }
+    }
+
+    /// How its words begin, in quotation marks, and whether there was no end to them. None when it said nothing.
+    pub(super) fn beginning(&self) -> Option<String> {
         self.with(|words| {
             if words.head.is_empty() {
-                return Cause::ClosedWithoutAnswer;
+                return None;
             }
             let heard = match String::from_utf8_lossy(&words.head).lines().next() {
                 Some(line) => format!("{:?}", quoted(line)),
                 None => "nothing".to_owned(),
             };
-            let heard = match words.flood {
+            Some(match words.flood {
                 true => format!("{heard} and more without end"),
                 false => heard,
-            };
-            Cause::NotThisProtocol { expected, heard }
+            })
         })
+    }
+
+    /// Whether it sent more than it may.
+    pub(super) fn is_flood(&self) -> bool {
+        self.with(|words| words.flood)
+    }
+
+    /// Whether its first bytes are these.
+    pub(super) fn begins_with(&self, bytes: &[u8]) -> bool {
+        self.with(|words| words.head.starts_with(bytes))
     }
 }
 
-impl AsyncRead for Bounded {
+impl<S: AsyncRead + Unpin> AsyncRead for Bounded<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.left == 0 {
@@ -106,7 +128,7 @@ impl AsyncRead for Bounded {
     }
 }
 
-impl AsyncWrite for Bounded {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Bounded<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match ready!(Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)) {
             // A server that is full says so and hangs up before we write. What it said is the news, not that

@@ -1,62 +1,14 @@
 //! Probes against scripted peers on loopback: raw bytes in, a verdict out.
 
-use std::sync::mpsc;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
 
+use super::scripted::{Script, dialogue, listen, play};
 use super::*;
-
-/// What a scripted peer does with its one connection.
-enum Script {
-    /// Says this as soon as it is asked, then waits for us to go.
-    Says(Vec<u8>),
-    /// Says this without being asked, and hangs up.
-    HangsUp(Vec<u8>),
-    /// Says this over and over.
-    Endless(Vec<u8>),
-    /// Says nothing.
-    Silence,
-    /// Answers one question after the other.
-    Dialogue(Vec<Vec<u8>>),
-}
-
-fn dialogue(answers: &[&[u8]]) -> Script {
-    Script::Dialogue(answers.iter().map(|answer| answer.to_vec()).collect())
-}
-
-async fn play(listener: TcpListener, script: Script) {
-    let (mut stream, _) = listener.accept().await.unwrap();
-    let mut question = [0; 4096];
-    match script {
-        Script::Says(bytes) => {
-            let _ = stream.read(&mut question).await;
-            let _ = stream.write_all(&bytes).await;
-            while stream.read(&mut question).await.is_ok_and(|n| n > 0) {}
-        }
-        Script::HangsUp(bytes) => {
-            let _ = stream.write_all(&bytes).await;
-        }
-        Script::Endless(bytes) => while stream.write_all(&bytes).await.is_ok() {},
-        Script::Silence => while stream.read(&mut question).await.is_ok_and(|n| n > 0) {},
-        Script::Dialogue(answers) => {
-            for answer in answers {
-                if !stream.read(&mut question).await.is_ok_and(|n| n > 0) {
-                    return;
-                }
-                let _ = stream.write_all(&answer).await;
-            }
-            while stream.read(&mut question).await.is_ok_and(|n| n > 0) {}
-        }
-    }
-}
-
-async fn listen() -> (TcpListener, HostPort) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = HostPort::parse(&listener.local_addr().unwrap().to_string()).unwrap();
-    (listener, address)
-}
 
 /// The verdict of `probe` on a peer that plays `script`. The deadline is far: nothing here should need it.
 async fn verdict(script: Script, probe: impl FnOnce(HostPort) -> Probe) -> Verdict {
@@ -418,7 +370,7 @@ async fn nobody_there_is_refused_and_a_name_without_address_says_so() {
     );
     for answer in [Ok(Vec::new()), Err("no such name")] {
         let mut probe = redis(HostPort::parse("db").unwrap());
-        probe.lookup = Arc::new(move |_, _| answer.clone().map_err(io::Error::other));
+        probe.place.lookup = Arc::new(move |_, _| answer.clone().map_err(io::Error::other));
         let verdict = probe.attempt(deadline).await;
         assert!(
             matches!(verdict, Verdict::NotReady(Cause::NameNotFound(_))),
@@ -435,7 +387,7 @@ async fn a_lookup_that_hangs_ends_at_the_deadline_and_is_not_started_twice() {
     let (listener, address) = listen().await;
     let peer = tokio::spawn(play(listener, Script::Says(b"+PONG\r\n".to_vec())));
     let mut probe = redis(HostPort::parse("db").unwrap());
-    probe.lookup = Arc::new(move |_, _| {
+    probe.place.lookup = Arc::new(move |_, _| {
         started.send(()).unwrap();
         Ok(vec![hung.lock().unwrap().recv().unwrap()])
     });
@@ -467,7 +419,7 @@ async fn one_address_that_answers_is_enough_whatever_the_others_do() {
         .map(|address| address.to_string().parse().unwrap())
         .collect();
     let mut probe = redis(HostPort::parse("db").unwrap());
-    probe.lookup = Arc::new(move |_, _| Ok(addresses.clone()));
+    probe.place.lookup = Arc::new(move |_, _| Ok(addresses.clone()));
     let verdict = probe.attempt(Instant::now() + Duration::from_secs(3)).await;
     assert_eq!(verdict, Verdict::Ready);
     for peer in peers {
@@ -486,7 +438,7 @@ async fn of_several_addresses_the_one_that_tells_most_is_heard() {
         .map(|address| address.to_string().parse().unwrap())
         .collect();
     let mut probe = redis(HostPort::parse("db").unwrap());
-    probe.lookup = Arc::new(move |_, _| Ok(addresses.clone()));
+    probe.place.lookup = Arc::new(move |_, _| Ok(addresses.clone()));
     let verdict = probe.attempt(Instant::now() + Duration::from_secs(60)).await;
     assert_eq!(verdict, Verdict::NotReady(Cause::Loading));
     peer.abort();

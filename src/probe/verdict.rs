@@ -190,7 +190,7 @@ impl fmt::Display for Cause {
 const QUOTED_MAX_CHARS: usize = 160;
 
 /// A text from the peer, fit for one line of a log: control characters become spaces, long ends are cut.
-pub(super) fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     let clean = |c: char| if c.is_control() { ' ' } else { c };
     let mut short: String = text.trim().chars().take(QUOTED_MAX_CHARS).map(clean).collect();
     if text.trim().chars().nth(QUOTED_MAX_CHARS).is_some() {

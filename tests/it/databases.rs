@@ -117,7 +117,7 @@ impl Drop for Logged {
 }
 
 /// Prints why a test did not run; `checks/run` counts these lines.
-fn skip<T>(test: &str, why: &str) -> Option<T> {
+pub(crate) fn skip<T>(test: &str, why: &str) -> Option<T> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "SKIP {test}: {why}").unwrap();
     None
@@ -217,6 +217,23 @@ impl Cluster {
     /// Replaces pg_hba.conf.
     pub(crate) fn hba(&self, lines: &str) {
         std::fs::write(self.data().join("pg_hba.conf"), lines).unwrap();
+    }
+
+    /// Puts a file beside its data, which nobody else can read.
+    #[cfg(feature = "tls")]
+    pub(crate) fn put(&self, name: &str, content: &str) {
+        use std::os::unix::fs::PermissionsExt;
+        let path = self.data().join(name);
+        std::fs::write(&path, content).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        if let Some(user) = &self.user {
+            std::os::unix::fs::chown(&path, Some(user.uid.as_raw()), Some(user.gid.as_raw())).unwrap();
+        }
+    }
+
+    /// A folder that it may write into.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// Makes the next start one of a standby, which has no primary to follow.

@@ -4,6 +4,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+#[cfg(feature = "tls")]
+mod certificates;
+mod checks;
+#[cfg(feature = "tls")]
+mod checks_tls;
 mod coordinator;
 mod databases;
 mod demo;
