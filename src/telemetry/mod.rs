@@ -6,10 +6,12 @@
 
 mod audit;
 pub mod http;
+mod lossy;
 pub mod metrics;
 pub mod notify;
 
 pub use audit::audit;
+pub use lossy::Lossy;
 
 use std::fmt;
 use std::io::IsTerminal;
@@ -17,7 +19,7 @@ use std::io::IsTerminal;
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::format::{FormatFields, Writer};
-use tracing_subscriber::fmt::{FmtContext, FormatEvent};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, MakeWriter};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{Layer, layer::SubscriberExt, registry, util::SubscriberInitExt};
 
@@ -25,6 +27,23 @@ use tracing_subscriber::{Layer, layer::SubscriberExt, registry, util::Subscriber
 ///
 /// A second call does nothing: the first one wins.
 pub fn start(journal: bool) {
+    start_with(journal, std::io::stderr);
+}
+
+/// The same for a daemon that must not wait for whoever reads its log: lines that are not taken in time are lost, counted, and the loss is said.
+///
+/// # Errors
+/// When there can be no thread that writes.
+pub fn start_lossy(journal: bool) -> std::io::Result<Lossy> {
+    let lossy = Lossy::start()?;
+    start_with(journal, lossy.clone());
+    Ok(lossy)
+}
+
+fn start_with<W>(journal: bool, writer: W)
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
     let _ = audit::IS_JOURNAL.set(journal);
     // `Targets` and not `EnvFilter`: the latter brings a regular expression engine, a megabyte in every daemon.
     let chosen = std::env::var("RUST_LOG")
@@ -34,7 +53,7 @@ pub fn start(journal: bool) {
         Some((Ok(filter), _)) => filter.clone(),
         _ => Targets::new().with_default(Level::INFO),
     };
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt::layer().with_writer(writer);
     let started = if journal {
         let lines = lines.with_ansi(false).event_format(JournalLine);
         registry().with(lines.with_filter(filter)).try_init()
