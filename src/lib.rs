@@ -18,6 +18,7 @@
 //! Roles, which meet only through the wire and systemd:
 //! - [`guardian`]: `io-guardian serve` on each host with dependents, and `io-guardian wait`.
 //! - [`coordinator`]: `io-coordinator` on the host of the databases.
+//! - [`fence`]: `io-fence` on the host of the databases: a disk that hangs closes their ports.
 //!
 //! - [`demo`] is no role: like the binaries it puts roles together, and nothing uses it.
 //!
@@ -27,6 +28,7 @@
 pub mod cli;
 pub mod coordinator;
 pub mod demo;
+pub mod fence;
 pub mod guardian;
 pub mod host;
 pub mod probe;

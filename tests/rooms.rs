@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// Roles meet only through the wire, the store and systemd.
-const ROLES: [&str; 2] = ["guardian", "coordinator"];
+const ROLES: [&str; 3] = ["guardian", "coordinator", "fence"];
 /// What nobody may use: it puts roles together, as the binaries do.
 const COMPOSITIONS: [&str; 1] = ["demo"];
 

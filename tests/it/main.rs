@@ -12,6 +12,7 @@ mod checks_tls;
 mod coordinator;
 mod databases;
 mod demo;
+mod fence;
 mod guardian;
 mod processes;
 mod sealed;
