@@ -1,4 +1,4 @@
-# The two binaries, their man pages and completions.
+# The binaries, their man pages and completions.
 {
   lib,
   rustPlatform,
@@ -20,7 +20,7 @@ rustPlatform.buildRustPackage {
   doCheck = false;
   nativeBuildInputs = [ installShellFiles ];
   postInstall = ''
-    for program in io-guardian io-coordinator; do
+    for program in io-guardian io-coordinator io-fence; do
       $out/bin/$program man > $program.1
       installManPage $program.1
       for shell in bash fish zsh; do

@@ -14,6 +14,8 @@ from typing import Any
 
 RENDERED = Path(__file__).resolve().parent / "units"
 UNITS = "etc/systemd/system"
+# The fleet around the databases, which is what is booted. Others are rendered, too.
+HOSTS = ("nixio", "app1", "app2")
 
 POSTGRESQL = """\
 [Unit]
@@ -24,6 +26,8 @@ PartOf=postgresql.target
 Type=notify
 User=postgres
 RuntimeDirectory=postgresql
+StateDirectory=postgresql
+StateDirectoryMode=0750
 ExecStartPre=/bin/sh /etc/fixtures/initdb
 ExecStart=/bin/sh /etc/fixtures/postgres
 KillMode=mixed
@@ -49,6 +53,8 @@ After=network.target
 [Service]
 Type=notify
 User=redis
+StateDirectory=redis
+StateDirectoryMode={state_directory_mode}
 LoadCredential=password:/run/secrets/REDIS/PASSWORD
 ExecStart=/bin/sh -c 'exec redis-server --supervised systemd --bind "*" "-::*" --save "" --requirepass $(cat $CREDENTIALS_DIRECTORY/password)'
 """
@@ -76,9 +82,9 @@ SECRETS = {
 
 
 def manifest(units: Path = RENDERED) -> dict[str, Any]:
-    """What is known of each host beside its files: secrets, and what the modules say to NixOS' own."""
+    """What is known of each of the hosts beside its files: secrets, and what the modules say to NixOS' own."""
     found: dict[str, Any] = json.loads((units / "manifest.json").read_text())["hosts"]
-    return found
+    return {name: known for name, known in found.items() if name in HOSTS}
 
 
 def rendered(folder: Path) -> dict[str, Path]:
@@ -88,7 +94,8 @@ def rendered(folder: Path) -> dict[str, Path]:
         for name in [*files, *(f for f in folders if Path(top, f).is_symlink())]:
             source = Path(top, name)
             relative = source.relative_to(folder)
-            if relative.parts[0] not in DATABASES:
+            # Nor the links to them: whoever boots this starts them.
+            if not DATABASES.keys() & {relative.parts[0], relative.name}:
                 found[str(relative if relative.parts[0] == "etc" else UNITS / relative)] = source
     return found
 
@@ -117,6 +124,8 @@ def databases(root: Path, services: dict[str, Any]) -> None:
         "authentication": services["postgresql"]["authentication"],
     }
     files = {f"{UNITS}/{name}": text for name, text in DATABASES.items()}
+    mode = services["redis"]["stateDirectoryMode"]
+    files[f"{UNITS}/redis.service"] = REDIS.replace("{state_directory_mode}", mode)
     files |= {f"etc/fixtures/{name}": text for name, text in scripts.items()}
     for name, text in files.items():
         target = root / name

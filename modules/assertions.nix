@@ -10,7 +10,12 @@ let
   fleet = import ../lib { inherit lib; };
   inherit (ours) seconds;
   cfg = config.server.database;
-  inherit (cfg) coordinator guardian provision;
+  inherit (cfg)
+    coordinator
+    fence
+    guardian
+    provision
+    ;
   primary = config.server.ioPrimaryHost;
   host = config.networking.hostName;
   member = cfg.hasDependents || coordinator.enable;
@@ -37,6 +42,40 @@ let
     && member.guardian.watch.undrainAfter != null
     && seconds member.guardian.watch.undrainAfter < 60
   ) members;
+
+  # What is watched, and what its own words or the fence's make of it.
+  watched = lib.optionalAttrs fence.enable fence.watched;
+  beatOf = folder: if folder.heartbeat != null then folder.heartbeat else fence.heartbeat;
+  unwatched = test: lib.attrNames (lib.filterAttrs (_: test) watched);
+  limitOf = folder: if folder.busyLimit != null then folder.busyLimit else fence.busyLimit;
+  impatient = unwatched (
+    folder: limitOf folder != null && seconds (limitOf folder) < seconds (beatOf folder)
+  );
+  restless = unwatched (
+    folder: folder.sleep != null && seconds folder.sleep * 2 >= seconds (beatOf folder)
+  );
+  tooLate = unwatched (folder: seconds folder.warnLatency >= seconds (beatOf folder));
+  harmless = unwatched (folder: folder.ports == [ ] && folder.udpPorts == [ ]);
+  # A folder with this name is given to io-fence, and closed to others: it must be nobody's.
+  notOurs = unwatched (
+    folder:
+    lib.elem folder.path (
+      map toString (
+        lib.optionals config.services.postgresql.enable [
+          config.services.postgresql.dataDir
+          (dirOf config.services.postgresql.dataDir)
+        ]
+        ++ lib.concatMap (folder: folder.through) (lib.attrValues watched)
+        ++ lib.attrNames config.fileSystems
+      )
+    )
+  );
+  # A disk that is mounted at the data folder itself has no room beside it.
+  elsewhere =
+    watched ? postgresql
+    && config.services.postgresql.enable
+    && config.fileSystems ? ${toString config.services.postgresql.dataDir}
+    && !lib.hasPrefix "${toString config.services.postgresql.dataDir}/" watched.postgresql.path;
 
   # What other hosts wait for, and would never get.
   waiting =
@@ -226,7 +265,39 @@ in
           lib.concatMapStringsSep ", " (d: "${d.name} by ${d.host}") redis
         }), and ${host}, their primary, has no Redis: set services.redis.servers.\"\".enable = true; or server.database.provision.enable = false;";
       }
+      {
+        assertion = !fence.enable || watched != { };
+        message = "io-fence on ${host} has nothing to watch: enable services.postgresql or services.redis.servers, or name a folder and its ports with server.database.fence.folders.<name>.";
+      }
+      {
+        assertion = !fence.enable || fence.onFence != "drain" || coordinator.enable;
+        message = "server.database.fence.onFence is \"drain\" on ${host}, which has no coordinator that could drain anybody: set it to \"nothing\", or see why server.database.coordinator.enable is false.";
+      }
+      {
+        assertion = !fence.enable || fence.cut != [ ];
+        message = "server.database.fence.cut is empty on ${host}: a fence that ends neither new connections nor established ones is none. Set it to [ \"new\" \"established\" ].";
+      }
+      {
+        assertion = !elsewhere;
+        message = "PostgreSQL's data folder on ${host}, ${toString config.services.postgresql.dataDir}, is a disk of its own, and ${watched.postgresql.path or ""} is not on it: mount the disk at ${dirOf (toString config.services.postgresql.dataDir)}, so that a folder of io-fence's is beside the data, or set server.database.fence.folders.postgresql.path to a folder on that disk.";
+      }
     ]
+    ++ map (name: {
+      assertion = false;
+      message = "io-fence must look at a disk more than twice before it gives it up: server.database.fence.folders.${name}.sleep (${watched.${name}.sleep}) must be shorter than half of its heartbeat (${beatOf watched.${name}}).";
+    }) restless
+    ++ map (name: {
+      assertion = false;
+      message = "A disk that is busy is given no less time than one that hangs: server.database.fence.folders.${name}.busyLimit (${limitOf watched.${name}}) must not be shorter than its heartbeat (${beatOf watched.${name}}). Make it as long, and busy disks are not told from others.";
+    }) impatient
+    ++ map (name: {
+      assertion = false;
+      message = "server.database.fence.folders.${name} closes nothing: name the ports that hang on ${watched.${name}.path} with its ports or udpPorts, or set its enable to false.";
+    }) harmless
+    ++ map (name: {
+      assertion = false;
+      message = "server.database.fence.folders.${name}.path is ${watched.${name}.path}, which is not io-fence's own: it would be closed to all others. Name a folder within it: ${watched.${name}.path}/io-fence.";
+    }) notOurs
     ++ map (name: {
       assertion = false;
       message = "A guardian must answer before the coordinator stops listening: server.database.guardian.commandTimeout (${
@@ -283,8 +354,13 @@ in
     }) (lib.attrNames (lib.filterAttrs (_: db: db.database_id == null) cfg.redis));
 
     warnings =
-      lib.optional (guardian.enable && guardian.openFirewall && config.server.network.subnets == [ ])
-        "server.network.subnets is empty: the firewall of ${host} lets no coordinator in on port ${toString guardian.port}. Name the fleet's networks, or set server.database.guardian.openFirewall = false;"
+      map (
+        name:
+        "server.database.fence.folders.${name}.warnLatency (${watched.${name}.warnLatency}) has no effect: after ${beatOf watched.${name}} its ports are closed already. Make it shorter."
+      ) tooLate
+      ++
+        lib.optional (guardian.enable && guardian.openFirewall && config.server.network.subnets == [ ])
+          "server.network.subnets is empty: the firewall of ${host} lets no coordinator in on port ${toString guardian.port}. Name the fleet's networks, or set server.database.guardian.openFirewall = false;"
       ++
         lib.optional (coordinator.enable && (tiers > 1 || coordinator.waves.size != null) && hasty != { })
           "The fleet is undrained in waves, and ${lib.concatStringsSep ", " (lib.attrNames hasty)} undrain themselves before it is their turn: set server.database.guardian.watch.undrainAfter there to longer than the waves take (\"10m\"), or to null."

@@ -9,6 +9,7 @@
     ./firewall.nix
     ./coordinator.nix
     ./serve.nix
+    ./fence.nix
     ./provisioning.nix
     ./assertions.nix
   ];

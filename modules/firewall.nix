@@ -15,6 +15,9 @@ let
     ++ lib.optional (
       cfg.coordinator.serve.enable && cfg.coordinator.serve.openFirewall
     ) cfg.coordinator.serve.port
+    ++ lib.optional (
+      cfg.fence.enable && cfg.fence.metrics.enable && cfg.fence.metrics.openFirewall
+    ) cfg.fence.metrics.port
     ++ lib.optionals cfg.provision.openFirewall cfg.provision.ports;
 
   iptables =

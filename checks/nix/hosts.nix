@@ -95,7 +95,10 @@ let
           };
         }
         // lib.optionalAttrs (config.services.redis.servers ? "") {
-          redis = { inherit (config.services.redis.servers."") bind port requirePassFile; };
+          redis = {
+            inherit (config.services.redis.servers."") bind port requirePassFile;
+            stateDirectoryMode = config.systemd.services.redis.serviceConfig.StateDirectoryMode;
+          };
         };
         inherit (pkgs) scriptRoot;
       };

@@ -31,6 +31,7 @@ GROUPS = (
     ("The wait", ("server.database.wait.",)),
     ("The guardian", ("server.database.guardian.",)),
     ("The coordinator", ("server.database.coordinator.",)),
+    ("The fence", ("server.database.fence.",)),
     ("Provisioning", ("server.database.provision.",)),
 )  # fmt: skip
 

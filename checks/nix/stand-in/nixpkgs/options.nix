@@ -421,6 +421,8 @@ in
     services.postgresql = {
       enable = mkEnableOption "PostgreSQL";
       package = opt types.package pkgs.postgresql;
+      # Without a value where PostgreSQL is not enabled.
+      dataDir = mkOption { type = types.path; };
       enableTCPIP = opt types.bool false;
       authentication = lines;
       ensureDatabases = list types.str;
@@ -497,6 +499,8 @@ in
   config = mkMerge [
     { _module.args = { inherit utils; }; }
     (mkIf config.services.postgresql.enable {
+      # In NixOS the last part is the package's psqlSchema.
+      services.postgresql.dataDir = lib.mkDefault "/var/lib/postgresql/17";
       systemd.targets.postgresql = {
         description = "PostgreSQL";
         wantedBy = [ "multi-user.target" ];
@@ -513,6 +517,10 @@ in
         serviceConfig = {
           Type = "notify";
           User = "postgres";
+          StateDirectory = mkIf (
+            config.services.postgresql.dataDir == "/var/lib/postgresql/17"
+          ) "postgresql postgresql/17";
+          StateDirectoryMode = "0750";
           Restart = "always";
           ExecStart = "${config.services.postgresql.package}/bin/postgres";
           TimeoutSec = 120;
@@ -546,6 +554,8 @@ in
             Type = "notify";
             User = s.user;
             Group = s.group;
+            StateDirectory = redisName n;
+            StateDirectoryMode = "0700";
             ExecStart = "${config.services.redis.package}/bin/redis-server /var/lib/${redisName n}/redis.conf";
           };
         }

@@ -131,6 +131,7 @@ let
         writeTextFile
         ;
       path = ./.;
+      runtimeShell = "/usr/bin/sh";
       # Where a unit's generated scripts lie.
       scriptRoot = "/etc/rendered";
 
