@@ -28,7 +28,7 @@ from typing import Any
 
 PACKAGES = (
     "systemd", "systemd-sysv", "dbus", "procps", "polkitd", "postgresql", "redis-server", "iproute2", "iputils-ping", "nftables",
-    "python3-websockets",
+    "python3-websockets", "python3-cryptography", "iptables", "firewalld",
 )  # fmt: skip
 # Raise it when the tree must be built anew although the packages stay the same.
 TREE_VERSION = 1
@@ -243,6 +243,9 @@ class Cgroup:
 class Machine:
     """A host: files of its own over the shared tree, and a systemd that is booted over them, as often as one likes."""
 
+    # Of ours: what is found in its PATH.
+    PROGRAMS: tuple[str, ...] = ("io-guardian", "io-coordinator", "io-fence")
+
     def __init__(
         self,
         name: str,
@@ -273,18 +276,24 @@ class Machine:
         lower = tree()
         self.place.mkdir(exist_ok=True)
         mount("tmpfs", self.place, "tmpfs", 0, "mode=0755,size=2g")
-        for name in ("upper", "work", "root"):
-            (self.place / name).mkdir()
-        layers = f"lowerdir={lower},upperdir={self.place}/upper,workdir={self.place}/work"
+        self.root.mkdir()
+        own = self._own_layer()
+        for name in ("upper", "work"):
+            (own / name).mkdir()
+        layers = f"lowerdir={lower},upperdir={own}/upper,workdir={own}/work"
         mount("overlay", self.root, "overlay", 0, layers)
         self._furnish(self.root)
+
+    def _own_layer(self) -> Path:
+        """Where what it writes is kept."""
+        return self.place
 
     def _furnish(self, root: Path) -> None:
         (root / "etc/machine-id").write_text("")
         (root / "etc/hostname").write_text(f"{self.name}\n")
         (root / "etc/hosts").write_text(f"127.0.0.1 localhost\n::1 localhost\n127.0.1.1 {self.name}\n")
         # What a test does not look at only costs time at boot.
-        for unit in ("systemd-timesyncd.service", "getty.target", "console-getty.service", "apt-daily.timer", "apt-daily-upgrade.timer", "e2scrub_all.timer", "fstrim.timer", "dpkg-db-backup.timer", "systemd-networkd.service", "systemd-resolved.service"):
+        for unit in ("systemd-timesyncd.service", "getty.target", "console-getty.service", "apt-daily.timer", "apt-daily-upgrade.timer", "e2scrub_all.timer", "fstrim.timer", "dpkg-db-backup.timer", "systemd-networkd.service", "systemd-resolved.service", "firewalld.service"):
             link = root / "etc/systemd/system" / unit
             link.unlink(missing_ok=True)
             link.symlink_to("/dev/null")
@@ -303,7 +312,7 @@ class Machine:
         (conf / "checks.conf").write_text("[Manager]\nDefaultStartLimitIntervalSec=0\n")
         if self.bin_dir:
             # Bound, not copied: they are large, and a host is up in half a second.
-            for name in ("io-guardian", "io-coordinator"):
+            for name in self.PROGRAMS:
                 source = self.bin_dir / name
                 if not source.is_file():
                     raise HostError(f"{source} is not there: cargo build, or name another folder with --bin-dir")

@@ -1,4 +1,4 @@
-"""A folder of a host on a disk of its own, which can stall and be full.
+"""A folder of a host on a disk of its own, which can stall, be full and become read-only.
 
 It is a loop device with an ext4. Stalled by FIFREEZE: whoever writes then waits in the kernel, where no signal reaches him, not
 even SIGKILL. A host that is ended with such a process would keep it, the mount and the device for ever. So it is a process of its
@@ -18,7 +18,7 @@ from pathlib import Path
 from machine import HostError, NotHere
 
 STALL = """
-import errno, fcntl, os, signal, sys
+import errno, fcntl, os, select, signal, sys
 FIFREEZE, FITHAW = 0xC0045877, 0xC0045878
 disk = os.open(sys.argv[1], os.O_RDONLY)
 
@@ -41,6 +41,12 @@ try:
     fcntl.ioctl(disk, FIFREEZE, 0)
     # Who was to read this may be gone.
     print("stalled", flush=True)
+    if len(sys.argv) > 2:
+        device = os.open(sys.argv[2], os.O_WRONLY)
+        while not select.select([sys.stdin], [], [], 0.005)[0]:
+            # Ext4 leaves that to boot loaders.
+            os.pwrite(device, bytes(512), 0)
+            os.fdatasync(device)
     sys.stdin.read()
 finally:
     thaw()
@@ -72,13 +78,15 @@ class Disk:
         run("mkfs.ext4", "-q", "-F", "-m", "0", str(image))
         place.mkdir(parents=True, exist_ok=True)
         # The device goes with the mount, which goes with the last process that has it.
-        run("mount", "-o", "loop", str(image), str(place))
+        run("mount", "-o", "loop,errors=remount-ro", str(image), str(place))
 
-    def stall(self) -> None:
+    def stall(self, busy: bool = False) -> None:
+        """Busy: what others write to the disk, beside the filesystem, is completed."""
         if self._stall:
             return
+        beside = [f"/dev/{self._device()}"] if busy else []
         self._stall = subprocess.Popen(
-            [sys.executable, "-c", STALL, str(self._place)],
+            [sys.executable, "-c", STALL, str(self._place), *beside],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
         )  # fmt: skip
         assert self._stall.stdout
@@ -126,3 +134,14 @@ class Disk:
     def empty(self) -> None:
         """There is room again."""
         shutil.rmtree(self._ballast, ignore_errors=True)
+
+    def _device(self) -> str:
+        number = os.stat(self._place).st_dev
+        return Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}").resolve().name
+
+    def read_only(self) -> None:
+        """As after an error of the disk, whoever has files open there. For good."""
+        try:
+            Path(f"/sys/fs/ext4/{self._device()}/trigger_fs_error").write_text("for a check")
+        except OSError as error:
+            raise NotHere(f"this kernel's ext4 cannot be told to have an error: {error.strerror}") from None

@@ -1,7 +1,7 @@
 """The interface that the NixOS test driver has, over the hosts of a fleet.
 
 Where NixOS' own has a default, a deadline or an error for something, so it is here: what passes there passes here. What is
-here only: `freeze`, `thaw`, `hears`, `loses`, `slow`, `disk`, `clock`, `gets`.
+here only: `freeze`, `thaw`, `hears`, `loses`, `apart`, `slow`, `disk`, `root_disk`, `double`, `clock`, `gets`.
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ import shlex
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 from clock import Clock
 from disk import Disk
-from fleet import FleetHost
+from fake_disk import FakeDisk
+from fleet import PluggedHost
 from machine import ENVIRONMENT
 
 # NixOS' own.
@@ -27,6 +29,11 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 class RequestFailed(Exception):
     """A command or a unit did not do what the scenario asked for."""
+
+
+class Named(Protocol):
+    @property
+    def name(self) -> str: ...
 
 
 class Report:
@@ -56,7 +63,7 @@ class Report:
 class LabMachine:
     """One host, as a scenario has it."""
 
-    def __init__(self, host: FleetHost, report: Report) -> None:
+    def __init__(self, host: PluggedHost, report: Report) -> None:
         self.host = host
         self.name = host.name
         self._report = report
@@ -120,13 +127,18 @@ class LabMachine:
     def thaw(self) -> None:
         self.host.freeze(False)
 
-    def hears(self, other: LabMachine, yes: bool) -> None:
+    def hears(self, other: Named, yes: bool) -> None:
         """Whether what the other one sends gets here. What this one sends goes out."""
         self.loses(other, 0 if yes else 100)
 
-    def loses(self, other: LabMachine, percent: int) -> None:
+    def loses(self, other: Named, percent: int) -> None:
         """How much of what the other one sends does not get here."""
         self.host.switch.loses(self.name, other.name, percent)
+
+    def apart(self, others: Iterable[Named], yes: bool = True) -> None:
+        """Whether nothing gets from this one to the others, nor back: from one moment to the next."""
+        names = [other.name for other in others]
+        self.host.switch.all_lose([pair for name in names for pair in ((self.name, name), (name, self.name))], 100 if yes else 0)
 
     def slow(self, latency_ms: int, jitter_ms: int = 0) -> None:
         """What gets here and what this one sends comes later, more or less by chance. NotHere where there are no TAP interfaces."""
@@ -135,6 +147,14 @@ class LabMachine:
     def disk(self, folder: str, megabytes: int = 16) -> Disk:
         """Before it is on: this folder is a disk, which can stall and be full."""
         return self.host.disk(folder, megabytes)
+
+    def root_disk(self, megabytes: int = 512) -> Disk:
+        """Before it is on, and before any other disk: all that it writes, but to /run and the like, is on a disk."""
+        return self.host.root_disk(megabytes)
+
+    def double(self, folder: str) -> FakeDisk:
+        """Before it is on: this folder is a disk's double, which can fail, be late and hang."""
+        return self.host.double(folder)
 
     def clock(self, unit: str) -> Clock:
         """Before it is on: the programs of this unit have a wall clock of their own."""

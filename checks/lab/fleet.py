@@ -19,6 +19,7 @@ import fixtures
 import machine
 from clock import Clock
 from disk import Disk
+from fake_disk import FakeDisk
 from machine import CLONE_NEWNET, LIBC, MS_BIND, HostError, Machine, NotHere
 from size import MODEL
 
@@ -72,6 +73,13 @@ class Switch:
     def number(self, name: str) -> int:
         return self.names.index(name) + 1
 
+    def address(self, name: str) -> str:
+        return f"{NETWORK}.{self.number(name)}"
+
+    def hardware(self, name: str) -> str:
+        """Of its interface: the same after each boot."""
+        return f"02:00:00:00:00:{self.number(name):02x}"
+
     def hosts_file(self) -> str:
         lines = ["127.0.0.1 localhost", "::1 localhost"]
         for network in (f"{NETWORK}.", NETWORK6):
@@ -98,7 +106,8 @@ class Switch:
             if os.read(told, 1) != b"1":
                 raise HostError("unshare: no network namespace")
             machine.mount(f"/proc/{pid}/ns/net", netns, "none", MS_BIND)
-            command("ip", "-batch", "-", input=f"link add {self.port(name)} type veth peer name eth1 netns {pid}\n")
+            pair = f"link add {self.port(name)} type veth peer name eth1 address {self.hardware(name)} netns {pid}\n"
+            command("ip", "-batch", "-", input=pair)
         finally:
             for descriptor in (told, done, end):
                 os.close(descriptor)
@@ -106,7 +115,7 @@ class Switch:
         number = self.number(name)
         inside = f"""\
 link set lo up
-address add {NETWORK}.{number}/24 dev eth1
+address add {self.address(name)}/24 dev eth1
 address add {NETWORK6}{number}/64 dev eth1 nodad
 link set eth1 up
 """
@@ -130,7 +139,11 @@ link set eth1 up
 
     def loses(self, name: str, other: str, percent: int) -> None:
         """How much of what `other` sends does not reach the host. Each packet by chance."""
-        self._lost[name, other] = percent
+        self.all_lose([(name, other)], percent)
+
+    def all_lose(self, pairs: list[tuple[str, str]], percent: int) -> None:
+        """The same of more than one link, at the same moment: who hears, and whom."""
+        self._lost |= dict.fromkeys(pairs, percent)
         rules = ""
         for (hearer, sender), lost in sorted(self._lost.items()):
             if lost:
@@ -178,58 +191,29 @@ link set {far} up
         command("ip", "-batch", "-", input=inside)
 
 
-class FleetHost(Machine):
-    """A host of the fleet, with the units that the NixOS modules render for it."""
+class PluggedHost(Machine):
+    """A host on the switch, whatever runs on it."""
 
-    def __init__(
-        self, name: str, switch: Switch, place: Path, units: Path, facts: dict[str, Any], bin_dir: str, log: Path,
-        further: list[str],
-    ) -> None:
-        """`further`: the fleet's hosts that are not among those rendered."""
-        super().__init__(name, place, bin_dir, log, whole=False, capabilities="CAP_NET_ADMIN")
+    def __init__(self, name: str, switch: Switch, place: Path, bin_dir: str, log: Path, capabilities: str) -> None:
+        super().__init__(name, place, bin_dir, log, whole=False, capabilities=capabilities)
         self.switch = switch
-        self.units = units
-        # Of the manifest: its secrets, and what the modules say to NixOS' own.
-        self.facts = facts
-        self.further = further
         self.prepared = False
         self.plugged = False
         self.disks: list[Disk] = []
+        self.doubles: list[FakeDisk] = []
+        # Of the disk that its root is on; with none, that is memory.
+        self.root_megabytes = 0
 
     def _furnish(self, root: Path) -> None:
         super()._furnish(root)
         (root / "etc/hosts").write_text(self.switch.hosts_file())
-        fixtures.install(root, self.units)
-        if (told := root / TOLD).exists():
-            lines = told.read_text().splitlines()
-            model = next(line for line in lines if line.startswith(f"{MODEL}:"))
-            told.write_text("\n".join([*lines, *(model.replace(MODEL, name, 1) for name in self.further)]) + "\n")
-        services = self.facts["services"]
-        if "postgresql" in services:
-            fixtures.databases(root, services)
-            wanted = root / fixtures.UNITS / "multi-user.target.wants"
-            for unit in ("postgresql.target", "redis.service"):
-                (wanted / unit).symlink_to(f"../{unit}")
         # Unlike /run, it is there after a reboot, and so is what failed before it.
         conf = root / "etc/systemd/journald.conf.d/lab.conf"
         conf.write_text("[Journal]\nStorage=persistent\nForwardToConsole=yes\nMaxLevelConsole=info\n")
-        self._secrets(root)
-        command("chroot", str(root), "systemd-sysusers")
 
-    def _secrets(self, root: Path) -> None:
-        """In /run before any unit that could read them, at each boot: as sops-nix decrypts them in activation."""
-        rules = ["d /run/secrets 0751 root root -"]
-        for place, secret in self.facts["secrets"].items():
-            source = f"/etc/fixtures/secrets{place}"
-            target = root / source.lstrip("/")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(fixtures.SECRETS[place] + "\n")
-            target.chmod(0o400)
-            if (folder := os.path.dirname(place)) != "/run/secrets":
-                rules.append(f"d {folder} 0751 root root -")
-            rules.append(f"C {place} {secret['mode']} {secret['owner'] or 'root'} {secret['group'] or 'root'} - {source}")
-        (root / "etc/tmpfiles.d").mkdir(exist_ok=True)
-        (root / "etc/tmpfiles.d/secrets.conf").write_text("\n".join(rules) + "\n")
+    def _firewall(self) -> str:
+        """For `nft -f`, before it boots."""
+        return ""
 
     def make(self) -> None:
         """Makes its files, once."""
@@ -243,12 +227,32 @@ class FleetHost(Machine):
             raise HostError(f"{self.name} is on: {what} is put into a host that is off")
         self.make()
 
+    def _own_layer(self) -> Path:
+        if not self.root_megabytes:
+            return super()._own_layer()
+        self.disks.append(Disk(self.place / "root-disk", self.place / "layer", self.root_megabytes))
+        return self.place / "layer"
+
+    def root_disk(self, megabytes: int) -> Disk:
+        """All that it writes, but to /run, /tmp and the like, on a disk of its own."""
+        if self.prepared:
+            raise HostError(f"{self.name} has its files already: ask for the disk of its root first")
+        self.root_megabytes = megabytes
+        self.make()
+        return self.disks[0]
+
     def disk(self, folder: str, megabytes: int) -> Disk:
         """The folder on a disk of its own."""
         self._before_it_is_on("a disk")
         image = self.place / f"disk{len(self.disks)}"
         self.disks.append(Disk(image, self.root / folder.lstrip("/"), megabytes))
         return self.disks[-1]
+
+    def double(self, folder: str) -> FakeDisk:
+        """The folder on a disk's double."""
+        self._before_it_is_on("a disk's double")
+        self.doubles.append(FakeDisk(self.root / folder.lstrip("/")))
+        return self.doubles[-1]
 
     def clock(self, unit: str) -> Clock:
         """A wall clock of the unit's own."""
@@ -261,8 +265,8 @@ class FleetHost(Machine):
         netns = self.place / "netns"
         self.switch.plug(self.name, netns)
         self.plugged = True
-        table = firewall.table(self.facts["services"]["firewall"])
-        command("nsenter", f"--net={netns}", "nft", "-f", "-", input=table)
+        if table := self._firewall():
+            command("nsenter", f"--net={netns}", "nft", "-f", "-", input=table)
         self.spawn(netns)
 
     def await_systemd(self) -> None:
@@ -314,3 +318,55 @@ class FleetHost(Machine):
             self.discard()
             self.prepared = False
             self.disks.clear()
+            for double in self.doubles:
+                double.end()
+            self.doubles.clear()
+
+
+class FleetHost(PluggedHost):
+    """A host of the fleet, with the units that the NixOS modules render for it."""
+
+    def __init__(
+        self, name: str, switch: Switch, place: Path, units: Path, facts: dict[str, Any], bin_dir: str, log: Path,
+        further: list[str],
+    ) -> None:
+        """`further`: the fleet's hosts that are not among those rendered."""
+        super().__init__(name, switch, place, bin_dir, log, "CAP_NET_ADMIN,CAP_IPC_LOCK")
+        self.units = units
+        # Of the manifest: its secrets, and what the modules say to NixOS' own.
+        self.facts = facts
+        self.further = further
+
+    def _furnish(self, root: Path) -> None:
+        super()._furnish(root)
+        fixtures.install(root, self.units)
+        if (told := root / TOLD).exists():
+            lines = told.read_text().splitlines()
+            model = next(line for line in lines if line.startswith(f"{MODEL}:"))
+            told.write_text("\n".join([*lines, *(model.replace(MODEL, name, 1) for name in self.further)]) + "\n")
+        services = self.facts["services"]
+        if "postgresql" in services:
+            fixtures.databases(root, services)
+            wanted = root / fixtures.UNITS / "multi-user.target.wants"
+            for unit in ("postgresql.target", "redis.service"):
+                (wanted / unit).symlink_to(f"../{unit}")
+        self._secrets(root)
+        command("chroot", str(root), "systemd-sysusers")
+
+    def _secrets(self, root: Path) -> None:
+        """In /run before any unit that could read them, at each boot: as sops-nix decrypts them in activation."""
+        rules = ["d /run/secrets 0751 root root -"]
+        for place, secret in self.facts["secrets"].items():
+            source = f"/etc/fixtures/secrets{place}"
+            target = root / source.lstrip("/")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(fixtures.SECRETS[place] + "\n")
+            target.chmod(0o400)
+            if (folder := os.path.dirname(place)) != "/run/secrets":
+                rules.append(f"d {folder} 0751 root root -")
+            rules.append(f"C {place} {secret['mode']} {secret['owner'] or 'root'} {secret['group'] or 'root'} - {source}")
+        (root / "etc/tmpfiles.d").mkdir(exist_ok=True)
+        (root / "etc/tmpfiles.d/secrets.conf").write_text("\n".join(rules) + "\n")
+
+    def _firewall(self) -> str:
+        return firewall.table(self.facts["services"]["firewall"])

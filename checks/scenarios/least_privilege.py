@@ -47,7 +47,33 @@ with subtest("whoever is no member of its group cannot read the key"):
         # The unit is in the group, its user is not.
         app2.fail(f"runuser -u {user} -- cat /run/secrets/IO_GUARDIAN_PSK")
 
-with subtest("systemd finds little to say of the sandboxes: at most 1.5 of 10"):
-    for host, unit in ((app2, "io-guardian"), (app2, "wait-for-io-databases"), (nixio, "io-database-coordinator")):
-        printed = host.succeed(f"systemd-analyze security --no-pager --threshold=15 {unit}.service")
+with subtest("the fence is no root, has one capability, and may begin two units"):
+    status = nixio.succeed(f"cat /proc/{number(nixio, 'io-fence.service', 'MainPID')}/status")
+    held = {line.split()[0]: int(line.split()[1], 16) for line in status.splitlines() if line.startswith("Cap")}
+    # CAP_NET_ADMIN is the twelfth.
+    assert held["CapEff:"] == held["CapPrm:"] == held["CapBnd:"] == 1 << 12, held
+    assert "NoNewPrivs:\t1" in status and "Seccomp:\t2" in status and "Uid:\t0" not in status, status
+    for verb, unit in (("stop", "postgresql.service"), ("start", "rescue.target"), ("stop", "io-fence-drain.service"), ("stop", "io-fence.service")):
+        code, said = nixio.execute(f"runuser -u io-fence -- systemctl --no-ask-password {verb} {unit} 2>&1")
+        assert code != 0, (verb, unit, said)
+
+with subtest("it passes through the databases' folders to its own, and reads nothing of theirs"):
+    for folder in ("/var/lib/postgresql", "/var/lib/redis"):
+        nixio.succeed(f"runuser -u io-fence -- touch {folder}/io-fence/of-its-own && rm {folder}/io-fence/of-its-own")
+        for command in (f"ls {folder}", f"touch {folder}/of-theirs"):
+            code, said = nixio.execute(f"runuser -u io-fence -- {command} 2>&1")
+            assert code != 0, (command, said)
+    nixio.fail("runuser -u io-fence -- ls /var/lib/postgresql/data")
+
+with subtest("systemd finds little to say of the sandboxes: at most 1.5 of 10, and 2.0 where a disk must not be needed"):
+    for host, unit, most in (
+        (app2, "io-guardian", 15),
+        (app2, "wait-for-io-databases", 15),
+        (nixio, "io-database-coordinator", 15),
+        (nixio, "io-coordinator-serve", 15),
+        (nixio, "io-fence", 20),
+        (nixio, "io-fence-drain", 20),
+        (nixio, "io-fence-undrain", 20),
+    ):
+        printed = host.succeed(f"systemd-analyze security --no-pager --threshold={most} {unit}.service")
         print(host.name, printed.strip().splitlines()[-1])

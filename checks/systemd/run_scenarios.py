@@ -17,7 +17,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 import harness  # noqa: E402
 import host  # noqa: E402
-from scenarios import drain, during, nixos, services, wire  # noqa: E402
+from scenarios import documents, drain, during, nixos, services, wire  # noqa: E402
 from scenarios.case import Case  # noqa: E402
 
 
@@ -36,7 +36,7 @@ def main() -> int:
     except host.HostError as error:
         print(f"FAIL the root tree: {error}\ntest result: FAILED. 0 passed; 1 failed; 0 ignored")
         return 1
-    return harness.run([*wire.CASES, *drain.CASES, *during.CASES, *services.CASES, *nixos.CASES], options.pattern)
+    return harness.run([*wire.CASES, *drain.CASES, *during.CASES, *services.CASES, *nixos.CASES, *documents.CASES], options.pattern)
 
 
 if __name__ == "__main__":

@@ -54,6 +54,8 @@ class Nixos(Case):
             self.unit("postgresql.service.d/50-watched.conf", WATCHED)
             # As nixpkgs' modules have it.
             self.host.systemctl("add-wants", "multi-user.target", "postgresql.target", "redis.service")
+        # This host has the network of the machine: nobody closes ports here.
+        self.unit("io-fence.service.d/50-not-here.conf", "[Unit]\nConditionPathExists=/not-here\n")
         # One guardian is all of the fleet here.
         self.host.put("/etc/io-guardian/hosts", "app1:9876\n")
         self.host.systemctl("daemon-reload")
