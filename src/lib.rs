@@ -11,7 +11,8 @@
 //! - [`units`]: control of what depends on the databases: systemd over D-Bus, or child processes.
 //! - [`probe`]: is this database ready? PostgreSQL and Redis, each asked in its own protocol. Is this node healthy? HTTP,
 //!   PostgreSQL, Redis, TCP or a command, counted.
-//! - [`host`]: what we change on a host: ports that the kernel closes, connections that it ends; and memory and threads that no disk can hold.
+//! - [`host`]: what we change on a host: ports that the kernel closes, connections that it ends, addresses that it answers for; and memory and threads
+//!   that no disk can hold.
 //! - [`telemetry`]: logs, figures over HTTP, and what the service manager is told.
 //! - [`cli`]: durations, addresses, exit codes, one printer for all failures, completions and man pages.
 //!

@@ -17,6 +17,7 @@ pub(super) const NF_DROP: u32 = 0;
 pub(super) const NF_ACCEPT: u32 = 1;
 pub(super) const NFT_PAYLOAD_NETWORK_HEADER: u32 = 1;
 pub(super) const NFT_PAYLOAD_TRANSPORT_HEADER: u32 = 2;
+const NFT_LOOKUP_F_INV: u32 = 1;
 pub(super) const NFPROTO_IPV4: u8 = 2;
 pub(super) const NFPROTO_IPV6: u8 = 10;
 
@@ -32,6 +33,7 @@ pub(super) struct Kind(u32, u32);
 pub(super) const IPV4_ADDR: Kind = Kind(7, 4);
 pub(super) const IPV6_ADDR: Kind = Kind(8, 16);
 pub(super) const INET_SERVICE: Kind = Kind(13, 2);
+pub(super) const MARK: Kind = Kind(19, 4);
 
 /// A message as bytes, with `sequence` as its number.
 fn emit(mut packet: Message, sequence: u32, out: &mut Vec<u8>) {
@@ -230,6 +232,15 @@ pub(super) fn lookup(set: &str) -> Expressions {
     Expressions::Lookup(vec![
         Lookup::Set(set.to_owned()),
         Lookup::SourceRegister(Register::Reg1),
+    ])
+}
+
+/// Goes on when what was loaded is not in `set`.
+pub(super) fn lookup_not(set: &str) -> Expressions {
+    Expressions::Lookup(vec![
+        Lookup::Set(set.to_owned()),
+        Lookup::SourceRegister(Register::Reg1),
+        Lookup::Flags(NFT_LOOKUP_F_INV),
     ])
 }
 
