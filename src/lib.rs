@@ -13,10 +13,11 @@
 //!   PostgreSQL, Redis, TCP or a command, counted.
 //! - [`host`]: what we change on a host: ports that the kernel closes, connections that it ends, addresses that it answers for; and memory and threads
 //!   that no disk can hold.
+//! - [`store`]: what more than one machine must agree on: leases, compare-and-set, watches; etcd, or memory.
 //! - [`telemetry`]: logs, figures over HTTP, and what the service manager is told.
 //! - [`cli`]: durations, addresses, exit codes, one printer for all failures, completions and man pages.
 //!
-//! Roles, which meet only through the wire and systemd:
+//! Roles, which meet only through the wire, the store and systemd:
 //! - [`guardian`]: `io-guardian serve` on each host with dependents, and `io-guardian wait`.
 //! - [`coordinator`]: `io-coordinator` on the host of the databases.
 //! - [`fence`]: `io-fence` on the host of the databases: a disk that hangs closes their ports.
@@ -34,5 +35,6 @@ pub mod guardian;
 pub mod host;
 pub mod probe;
 pub mod protocol;
+pub mod store;
 pub mod telemetry;
 pub mod units;

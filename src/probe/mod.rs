@@ -57,6 +57,8 @@ pub use counts::{Counts, Health};
 pub use password::{Password, PasswordError};
 pub use postgres::PostgresLogin;
 pub use redis::{RedisLogin, RedisRole};
+#[cfg(feature = "etcd")]
+pub(crate) use verdict::quoted;
 pub use verdict::{Cause, Stage, Verdict};
 
 use self::reach::Place;
