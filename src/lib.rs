@@ -21,6 +21,7 @@
 //! - [`guardian`]: `io-guardian serve` on each host with dependents, and `io-guardian wait`.
 //! - [`coordinator`]: `io-coordinator` on the host of the databases.
 //! - [`fence`]: `io-fence` on the host of the databases: a disk that hangs closes their ports.
+//! - [`vip`]: `io-vip` on each host that may hold addresses of a pool: each has one holder, and it is healthy.
 //!
 //! - [`demo`] is no role: like the binaries it puts roles together, and nothing uses it.
 //!
@@ -38,3 +39,4 @@ pub mod protocol;
 pub mod store;
 pub mod telemetry;
 pub mod units;
+pub mod vip;

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// Roles meet only through the wire, the store and systemd.
-const ROLES: [&str; 3] = ["guardian", "coordinator", "fence"];
+const ROLES: [&str; 4] = ["guardian", "coordinator", "fence", "vip"];
 /// What nobody may use: it puts roles together, as the binaries do.
 const COMPOSITIONS: [&str; 1] = ["demo"];
 

@@ -1,0 +1,375 @@
+//! The command line of `io-vip`.
+
+use std::io::{Read, Write};
+use std::net::IpAddr;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use super::config::{Config, FileArgs, NodeArgs, SOCKET, StoreArgs, StoreConfig, check_name, nodename};
+use super::keys::{self, Keys};
+use super::operate::{Pool, table};
+use super::run::Counts;
+use super::shown::Shown;
+use super::{daemon, import, status};
+use crate::cli::{Failure, PageCommand, block_on, print, print_page};
+use crate::store::{Etcd, StoreError};
+
+/// How long the daemon may take to answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Longest answer of a daemon.
+const ANSWER_MAX_BYTES: u64 = 4 << 20;
+
+const HELP: &str = "\
+Each setting is a flag, a key of the file, and, where yaim has it, YAIM_… in the environment; a flag beats the environment, which beats the file. \
+A DURATION is 500ms, 5s or 1m 30s; a bare number is milliseconds.
+
+Exit codes: 0 done, or ended by a signal; 1 failed at run time; 64 wrong command line; 78 wrong configuration.";
+
+/// Addresses that always lead to a healthy host, and never to two.
+#[derive(Parser)]
+#[command(name = "io-vip", version, about, after_help = HELP)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Take part: hold a fair share of the pool while this node is healthy
+    #[command(after_help = HELP)]
+    Run(Box<RunArgs>),
+    /// Put addresses into the pool
+    Add(AddressesArgs),
+    /// Take addresses out of the pool; whoever holds them drops them
+    Remove(AddressesArgs),
+    /// Put the addresses of a yaim's pool into this one; that program keeps them in etcd's second API
+    Import(ImportArgs),
+    /// Show the pool: who holds what
+    List(ListArgs),
+    /// Show this host's daemon: what it holds, for how long, and why not
+    Status(StatusArgs),
+    /// Move an address to a node: it stays there while that node is healthy
+    Move(MoveArgs),
+    /// Have a node give up all it holds, and take nothing until it is resumed
+    Pause(PauseArgs),
+    /// Have a node that was paused take part again
+    Resume(NodeNameArgs),
+    #[command(flatten)]
+    Page(PageCommand),
+}
+
+#[derive(Args)]
+struct RunArgs {
+    #[command(flatten)]
+    file: FileArgs,
+    /// Check the configuration, say what is wrong with it, and end
+    #[arg(long)]
+    check_config: bool,
+    #[command(flatten)]
+    node: NodeArgs,
+    #[command(flatten)]
+    store: StoreArgs,
+}
+
+#[derive(Args)]
+struct PoolArgs {
+    #[command(flatten)]
+    file: FileArgs,
+    #[command(flatten)]
+    store: StoreArgs,
+}
+
+#[derive(Args)]
+struct AddressesArgs {
+    /// IPv4 or IPv6 addresses, without a netmask
+    #[arg(required = true, value_name = "ADDRESS", value_parser = keys::address)]
+    addresses: Vec<IpAddr>,
+    #[command(flatten)]
+    pool: PoolArgs,
+}
+
+#[derive(Args)]
+struct ImportArgs {
+    /// The etcd that yaim uses, started with --enable-v2
+    #[arg(long, value_name = "http://HOST:PORT")]
+    from: String,
+    #[command(flatten)]
+    pool: PoolArgs,
+}
+
+#[derive(Args)]
+struct ListArgs {
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    pool: PoolArgs,
+}
+
+#[derive(Args)]
+struct StatusArgs {
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+    /// The Unix socket of the daemon
+    #[arg(long, value_name = "PATH", default_value = SOCKET)]
+    socket: PathBuf,
+}
+
+#[derive(Args)]
+struct MoveArgs {
+    /// Which
+    #[arg(value_name = "ADDRESS", value_parser = keys::address)]
+    address: IpAddr,
+    /// To which node
+    #[arg(value_name = "NODE", value_parser = node_name, required_unless_present = "anywhere")]
+    node: Option<String>,
+    /// It may be anywhere again
+    #[arg(long, conflicts_with = "node")]
+    anywhere: bool,
+    #[command(flatten)]
+    pool: PoolArgs,
+}
+
+#[derive(Args)]
+struct NodeNameArgs {
+    /// Which node [default: this host's, by nodename of the file, or its name]
+    #[arg(value_name = "NODE", value_parser = node_name)]
+    node: Option<String>,
+    #[command(flatten)]
+    pool: PoolArgs,
+}
+
+#[derive(Args)]
+struct PauseArgs {
+    #[command(flatten)]
+    node: NodeNameArgs,
+    /// Why, for whoever looks
+    #[arg(long, value_name = "TEXT", default_value = "no reason was given")]
+    reason: String,
+}
+
+fn node_name(text: &str) -> Result<String, String> {
+    check_name(text, false).map(|()| text.to_owned())
+}
+
+/// What the kernel calls this host.
+fn hostname() -> String {
+    let name = nix::sys::utsname::uname();
+    name.map(|name| name.nodename().to_string_lossy().into_owned())
+        .unwrap_or_default()
+}
+
+/// Runs it.
+///
+/// # Errors
+/// With an exit code, and what to do.
+pub fn run(cli: Cli) -> Result<u8, Failure> {
+    match cli.command {
+        Command::Run(args) => {
+            let config = Config::read(&args.file, args.store, args.node, &hostname())?;
+            if args.check_config {
+                return print("the configuration is fine\n").map(|()| 0);
+            }
+            daemon::run(config)
+        }
+        Command::Add(args) => add(args),
+        Command::Remove(args) => remove(args),
+        Command::Import(args) => import_pool(args),
+        Command::List(args) => list(args),
+        Command::Status(args) => show_status(&args),
+        Command::Move(args) => r#move(args),
+        Command::Pause(args) => pause(args),
+        Command::Resume(args) => {
+            let node = named(args.node, &args.pool)?;
+            with_pool(args.pool, async |pool| {
+                Ok(match pool.resume(&node).await? {
+                    true => format!("{node} takes part again\n"),
+                    false => format!("{node} was not paused\n"),
+                })
+            })
+        }
+        Command::Page(page) => print_page::<Cli>(&page),
+    }
+}
+
+/// The node that is meant.
+fn named(node: Option<String>, pool: &PoolArgs) -> Result<String, Failure> {
+    match node {
+        Some(node) => Ok(node),
+        None => nodename(&pool.file, &hostname()),
+    }
+}
+
+fn pause(args: PauseArgs) -> Result<u8, Failure> {
+    let node = named(args.node.node, &args.node.pool)?;
+    with_pool(args.node.pool, async |pool| {
+        let is_there = pool.list().await?.nodes.contains(&node);
+        pool.pause(&node, &args.reason).await?;
+        Ok(match is_there {
+            true => {
+                format!("{node} is paused: it gives up what it holds; `io-vip resume {node}` ends that\n")
+            }
+            false => format!(
+                "{node} is paused, and no node of that name takes part now: is it the right name? `io-vip list` shows them; `io-vip resume {node}` ends that\n"
+            ),
+        })
+    })
+}
+
+/// Opens the pool, does it, prints what came of it.
+fn with_pool(
+    args: PoolArgs,
+    act: impl AsyncFnOnce(&Pool<Etcd>) -> Result<String, StoreError>,
+) -> Result<u8, Failure> {
+    let config = StoreConfig::read(&args.file, args.store)?;
+    let text = block_on(async {
+        let pool = Pool {
+            store: config.open()?,
+            keys: Keys::new(&config.prefix),
+        };
+        act(&pool)
+            .await
+            .map_err(|error| Failure::failed(format!("the store did not do it: {error}")))
+    })??;
+    print(&text).map(|()| 0)
+}
+
+fn add(args: AddressesArgs) -> Result<u8, Failure> {
+    with_pool(args.pool, async |pool| {
+        let mut out = String::new();
+        for address in args.addresses {
+            out.push_str(&match pool.add(address).await? {
+                true => format!("{address} is added\n"),
+                false => format!("{address} is there already\n"),
+            });
+        }
+        Ok(out)
+    })
+}
+
+fn import_pool(args: ImportArgs) -> Result<u8, Failure> {
+    let config = StoreConfig::read(&args.pool.file, args.pool.store)?;
+    let text = block_on(async {
+        let found = import::read(&args.from, &config.prefix)
+            .await
+            .map_err(Failure::failed)?;
+        let pool = Pool {
+            store: config.open()?,
+            keys: Keys::new(&config.prefix),
+        };
+        let mut out = String::new();
+        let mut holders = std::collections::BTreeSet::new();
+        for old in found {
+            let added = pool.add(old.address).await;
+            let added =
+                added.map_err(|error| Failure::failed(format!("the store did not do it: {error}")))?;
+            out.push_str(&format!(
+                "{} is {}\n",
+                old.address,
+                if added { "added" } else { "there already" }
+            ));
+            holders.extend(old.marked);
+        }
+        if out.is_empty() {
+            out.push_str("that pool is empty\n");
+        }
+        if !holders.is_empty() {
+            let holders: Vec<_> = holders.into_iter().collect();
+            out.push_str(&format!(
+                "yaim still holds some of them, on {}: stop it there before io-vip runs, or both hold them\n",
+                holders.join(", ")
+            ));
+        }
+        Ok::<_, Failure>(out)
+    })??;
+    print(&text).map(|()| 0)
+}
+
+fn remove(args: AddressesArgs) -> Result<u8, Failure> {
+    with_pool(args.pool, async |pool| {
+        let mut out = String::new();
+        for address in args.addresses {
+            out.push_str(&match pool.remove(address).await? {
+                Some(Some(node)) => format!("{address} is removed; {node} drops it\n"),
+                Some(None) => format!("{address} is removed; nobody held it\n"),
+                None => format!("{address} is not in the pool\n"),
+            });
+        }
+        Ok(out)
+    })
+}
+
+fn list(args: ListArgs) -> Result<u8, Failure> {
+    let json = args.json;
+    with_pool(args.pool, async |pool| {
+        let listing = pool.list().await?;
+        Ok(match json {
+            true => serde_json::to_string_pretty(&listing).unwrap_or_default() + "\n",
+            false => table(&listing),
+        })
+    })
+}
+
+fn r#move(args: MoveArgs) -> Result<u8, Failure> {
+    let (address, node) = (args.address, args.node);
+    let config = StoreConfig::read(&args.pool.file, args.pool.store)?;
+    let text = block_on(async {
+        let pool = Pool {
+            store: config.open()?,
+            keys: Keys::new(&config.prefix),
+        };
+        let fault = |error| Failure::failed(format!("the store did not do it: {error}"));
+        if !pool.prefer(address, node.as_deref()).await.map_err(fault)? {
+            return Err(Failure::failed(format!(
+                "{address} is not in the pool: `io-vip list` shows it, `io-vip add {address}` puts it there"
+            )));
+        }
+        let Some(node) = &node else {
+            return Ok(format!("{address} may be anywhere\n"));
+        };
+        let listing = pool.list().await.map_err(fault)?;
+        let hint = match (listing.paused.get(node), listing.nodes.contains(node)) {
+            (Some(why), _) => format!(", once that is resumed (paused: {why})"),
+            (None, false) => {
+                ", once that is healthy: now it is not, or there is none of that name".to_owned()
+            }
+            (None, true) => String::new(),
+        };
+        Ok(format!("{address} goes to {node}{hint}\n"))
+    })??;
+    print(&text).map(|()| 0)
+}
+
+fn show_status(args: &StatusArgs) -> Result<u8, Failure> {
+    let fault = |error: std::io::Error| {
+        Failure::failed(format!(
+            "no daemon answers on {}: {error}; is io-vip running? name its socket with --socket",
+            args.socket.display()
+        ))
+    };
+    let mut stream = UnixStream::connect(&args.socket).map_err(fault)?;
+    stream.set_read_timeout(Some(PATIENCE)).map_err(fault)?;
+    stream.set_write_timeout(Some(PATIENCE)).map_err(fault)?;
+    stream.write_all(b"status\n").map_err(fault)?;
+    let mut answer = String::new();
+    stream
+        .take(ANSWER_MAX_BYTES)
+        .read_to_string(&mut answer)
+        .map_err(fault)?;
+    let senseless = |error: serde_json::Error| {
+        Failure::failed(format!(
+            "the daemon's answer makes no sense: {error}; is it of another version?"
+        ))
+    };
+    let answer: serde_json::Value = serde_json::from_str(&answer).map_err(senseless)?;
+    if args.json {
+        let text = serde_json::to_string_pretty(&answer).map_err(senseless)?;
+        return print(&format!("{text}\n")).map(|()| 0);
+    }
+    let (shown, _): (Shown, Counts) = serde_json::from_value(answer).map_err(senseless)?;
+    print(&status::text(&shown)).map(|()| 0)
+}
