@@ -19,6 +19,7 @@
 
 mod chance;
 mod fleet;
+mod vip;
 mod world;
 
 use std::ops::AddAssign;
@@ -28,6 +29,8 @@ use std::panic::catch_unwind;
 const HISTORIES: u64 = 100_000;
 /// For so many of them there is one of a fleet, which has far more in it.
 const PER_FLEET: u64 = 10;
+/// For so many of them there is one of a cluster of addresses, which has more in it still.
+const PER_CLUSTER: u64 = 50;
 
 fn number(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
@@ -122,6 +125,28 @@ fn whatever_happens_the_fleet_is_what_the_coordinator_says() {
     );
     assert!(
         all.restarts > histories / 10 && all.boots > histories / 2 && all.out_of_sight > histories / 100,
+        "{all:?}"
+    );
+}
+
+#[test]
+fn whatever_happens_the_addresses_are_answered_for_by_one_host() {
+    if let Some(seed) = number("SIMULATION_SEED") {
+        vip::live(seed, true);
+        return;
+    }
+    let histories = number("SIMULATION_HISTORIES").unwrap_or(HISTORIES) / PER_CLUSTER;
+    let all = all("the_addresses", histories, vip::live);
+    assert!(
+        all.taken > histories * 4 && all.taken_over > histories / 2 && all.dropped > histories * 2,
+        "{all:?}"
+    );
+    assert!(
+        all.lapsed > histories / 10 && all.inherited > histories / 10 && all.failed > histories / 400,
+        "{all:?}"
+    );
+    assert!(
+        all.restarts > histories && all.boots > histories / 20 && all.rivals > histories / 100,
         "{all:?}"
     );
 }
