@@ -92,7 +92,9 @@
             pkgs.nixfmt
             pkgs.deadnix
             pkgs.just
+            pkgs.etcd
             pkgs.postgresql
+            pkgs.protobuf
             pkgs.redis
             pkgs.shellcheck
             pkgs.sops

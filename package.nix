@@ -3,6 +3,7 @@
   lib,
   rustPlatform,
   installShellFiles,
+  protobuf,
 }:
 let
   cargo = (fromTOML (builtins.readFile ./Cargo.toml)).package;
@@ -18,9 +19,15 @@ rustPlatform.buildRustPackage {
   cargoLock.lockFile = ./Cargo.lock;
   # The tests need databases, systemd and Python: ./checks/run has them.
   doCheck = false;
-  nativeBuildInputs = [ installShellFiles ];
+  # io-vip: its store.
+  buildFeatures = [ "etcd" ];
+  # etcd's protocol is compiled with protoc.
+  nativeBuildInputs = [
+    installShellFiles
+    protobuf
+  ];
   postInstall = ''
-    for program in io-guardian io-coordinator io-fence; do
+    for program in io-guardian io-coordinator io-fence io-vip; do
       $out/bin/$program man > $program.1
       installManPage $program.1
       for shell in bash fish zsh; do

@@ -5,14 +5,19 @@
   nixosModules,
   sops-nix,
 }:
-lib.genAttrs [ "nixio" "app1" "app2" ] (name: [
-  sops-nix.nixosModules.sops
-  nixosModules.default
-  ./common.nix
-  ./machine.nix
-  (./. + "/${name}.nix")
-  { networking.hostName = name; }
-  (lib.optionalAttrs (name == "nixio") {
-    server.database.coordinator.fleet = nixosConfigurations;
-  })
-])
+let
+  host = name: file: [
+    sops-nix.nixosModules.sops
+    nixosModules.default
+    ./common.nix
+    ./machine.nix
+    file
+    { networking.hostName = name; }
+    (lib.optionalAttrs (name == "nixio") {
+      server.database.coordinator.fleet = nixosConfigurations;
+    })
+  ];
+in
+lib.genAttrs [ "nixio" "app1" "app2" ] (name: host name (./. + "/${name}.nix"))
+# All of a kind.
+// lib.genAttrs [ "edge1" "edge2" "edge3" ] (name: host name ./edge.nix)

@@ -10,7 +10,10 @@
     ./coordinator.nix
     ./serve.nix
     ./fence.nix
+    ./vip.nix
+    ./vip-etcd.nix
     ./provisioning.nix
     ./assertions.nix
+    ./vip-assertions.nix
   ];
 }

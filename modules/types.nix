@@ -2,10 +2,10 @@
 { lib }:
 let
   units = {
-    ms = 0.001;
-    s = 1;
-    m = 60;
-    h = 3600;
+    ms = 1;
+    s = 1000;
+    m = 60 * 1000;
+    h = 3600 * 1000;
   };
   octet = "(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])";
   part = text: builtins.match "([0-9]+)(ms|s|m|h)" text;
@@ -20,9 +20,12 @@ rec {
     check = value: lib.isString value && parts value != [ ] && lib.all (p: p != null) (parts value);
     merge = lib.mergeEqualOption;
   };
-  seconds =
+  milliseconds =
     value:
     lib.foldl' (sum: p: sum + lib.toInt (lib.elemAt p 0) * units.${lib.elemAt p 1}) 0 (parts value);
+  seconds = value: milliseconds value / 1000.0;
+  # The other way round, as somebody would write it.
+  inWords = ms: if lib.mod ms 1000 == 0 then "${toString (ms / 1000)}s" else "${toString ms}ms";
 
   # What lies in the store can be read by everyone on the host, and by whoever gets a copy of it.
   secretPath = lib.mkOptionType {
@@ -59,6 +62,15 @@ rec {
           && builtins.match "[0-9a-fA-F:.]+(/([0-9]|[1-9][0-9]|1[01][0-9]|12[0-8]))?" value != null
         )
       );
+    merge = lib.mergeEqualOption;
+  };
+
+  # What is no network: somebody's own.
+  address = lib.mkOptionType {
+    name = "address";
+    description = "IPv4 or IPv6 address, like `192.168.1.10` or `fd00::10`";
+    descriptionClass = "noun";
+    check = value: subnet.check value && !lib.hasInfix "/" value;
     merge = lib.mergeEqualOption;
   };
 }

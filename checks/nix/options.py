@@ -32,6 +32,7 @@ GROUPS = (
     ("The guardian", ("server.database.guardian.",)),
     ("The coordinator", ("server.database.coordinator.",)),
     ("The fence", ("server.database.fence.",)),
+    ("Addresses", ("server.vip.",)),
     ("Provisioning", ("server.database.provision.",)),
 )  # fmt: skip
 

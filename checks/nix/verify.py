@@ -50,6 +50,9 @@ EXPOSURE = {
     # CAP_NET_ADMIN and the network for what it closes, netlink, disks for what it watches; no PrivateTmp= nor PrivateDevices=, which
     # would need a disk at its start. With figures AF_INET besides, and 2.0.
     "io-fence.service": 17,
+    # CAP_NET_ADMIN and CAP_NET_RAW for addresses and their announcements, netlink and packets for the same; the network for etcd, the check and figures;
+    # /proc/sys for the boot's id.
+    "io-vip.service": 18,
     # As the coordinator, without these two either.
     "io-fence-drain.service": 19,
     "io-fence-undrain.service": 19,

@@ -300,6 +300,7 @@ let
       settings = opt (types.attrsOf types.anything) { };
     };
   };
+  inherit (config.services) etcd;
   redisName = n: "redis" + lib.optionalString (n != "") "-${n}";
   redisServers = lib.filterAttrs (_: s: s.enable) config.services.redis.servers;
 in
@@ -455,6 +456,33 @@ in
       servers = opt (types.attrsOf (types.submodule redisServer)) { };
     };
 
+    services.etcd = {
+      enable = opt types.bool false;
+      package = opt types.package pkgs.etcd;
+      name = opt types.str config.networking.hostName;
+      listenClientUrls = opt (types.listOf types.str) [ "http://127.0.0.1:2379" ];
+      advertiseClientUrls = opt (types.listOf types.str) etcd.listenClientUrls;
+      listenPeerUrls = opt (types.listOf types.str) [ "http://127.0.0.1:2380" ];
+      initialAdvertisePeerUrls = opt (types.listOf types.str) etcd.listenPeerUrls;
+      initialCluster = opt (types.listOf types.str) [ "${etcd.name}=http://127.0.0.1:2380" ];
+      initialClusterState = opt (types.enum [
+        "new"
+        "existing"
+      ]) "new";
+      initialClusterToken = opt types.str "etcd-cluster";
+      clientCertAuth = opt types.bool false;
+      trustedCaFile = opt (types.nullOr types.path) null;
+      certFile = opt (types.nullOr types.path) null;
+      keyFile = opt (types.nullOr types.path) null;
+      peerClientCertAuth = opt types.bool false;
+      peerTrustedCaFile = opt (types.nullOr types.path) etcd.trustedCaFile;
+      peerCertFile = opt (types.nullOr types.path) etcd.certFile;
+      peerKeyFile = opt (types.nullOr types.path) etcd.keyFile;
+      openFirewall = opt types.bool false;
+      extraConf = opt (types.attrsOf types.str) { };
+      dataDir = opt types.path "/var/lib/etcd";
+    };
+
     # What a host has, besides.
     boot = {
       isContainer = opt types.bool false;
@@ -571,6 +599,55 @@ in
         }
       ) redisServers;
       users.groups = lib.mapAttrs' (_: s: lib.nameValuePair s.group { }) redisServers;
+    })
+    (mkIf etcd.enable {
+      systemd.services.etcd = {
+        description = "etcd key-value store";
+        wantedBy = [ "multi-user.target" ];
+        wants = [ "network-online.target" ];
+        after = [ "network-online.target" ];
+        # In NixOS "" where a flag is not set, too; and tmpfiles.settings makes the folder.
+        environment =
+          lib.filterAttrs (_: v: v != null) {
+            ETCD_NAME = etcd.name;
+            ETCD_DATA_DIR = etcd.dataDir;
+            ETCD_LISTEN_CLIENT_URLS = lib.concatStringsSep "," etcd.listenClientUrls;
+            ETCD_ADVERTISE_CLIENT_URLS = lib.concatStringsSep "," etcd.advertiseClientUrls;
+            ETCD_LISTEN_PEER_URLS = lib.concatStringsSep "," etcd.listenPeerUrls;
+            ETCD_INITIAL_ADVERTISE_PEER_URLS = lib.concatStringsSep "," etcd.initialAdvertisePeerUrls;
+            ETCD_INITIAL_CLUSTER = lib.concatStringsSep "," etcd.initialCluster;
+            ETCD_INITIAL_CLUSTER_STATE = etcd.initialClusterState;
+            ETCD_INITIAL_CLUSTER_TOKEN = etcd.initialClusterToken;
+            ETCD_CLIENT_CERT_AUTH = toString etcd.clientCertAuth;
+            ETCD_TRUSTED_CA_FILE = etcd.trustedCaFile;
+            ETCD_CERT_FILE = etcd.certFile;
+            ETCD_KEY_FILE = etcd.keyFile;
+            ETCD_PEER_CLIENT_CERT_AUTH = toString etcd.peerClientCertAuth;
+            ETCD_PEER_TRUSTED_CA_FILE = etcd.peerTrustedCaFile;
+            ETCD_PEER_CERT_FILE = etcd.peerCertFile;
+            ETCD_PEER_KEY_FILE = etcd.peerKeyFile;
+          }
+          // lib.mapAttrs' (n: v: lib.nameValuePair "ETCD_${n}" v) etcd.extraConf;
+        serviceConfig = {
+          Type = "notify";
+          User = "etcd";
+          Restart = "always";
+          RestartSec = "30s";
+          ExecStart = "${etcd.package}/bin/etcd";
+          LimitNOFILE = 40000;
+        };
+      };
+      networking.firewall.allowedTCPPorts = lib.optionals etcd.openFirewall [
+        2379
+        2380
+      ];
+      environment.systemPackages = [ etcd.package ];
+      users.users.etcd = {
+        isSystemUser = true;
+        group = "etcd";
+        home = etcd.dataDir;
+      };
+      users.groups.etcd = { };
     })
     {
       systemd.timers = lib.mapAttrs (_: s: {

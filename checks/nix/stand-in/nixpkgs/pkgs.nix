@@ -108,6 +108,7 @@ let
     "nixfmt-tree"
     "openssl"
     "postgresql"
+    "protobuf"
     "python3"
     "redis"
     "rustc"
