@@ -38,16 +38,16 @@ sys.path[:0] = [str(HERE), str(CHECKS)]
 
 import fixtures  # noqa: E402
 import machine  # noqa: E402
+import vip  # noqa: E402
 from driver import LabMachine, Report  # noqa: E402
-from fleet import FleetHost, Switch, make_room  # noqa: E402
-from size import MODEL, more  # noqa: E402
+from fleet import FleetHost, PluggedHost, Switch, make_room  # noqa: E402
+from size import MODEL, RENDERED, holders, more, preludes  # noqa: E402
 
 LIBRARY = CHECKS / "scenarios" / "lib"
-PRELUDES = (LIBRARY / "measure.py", LIBRARY / "databases.py")
 # What NixOS' driver can run too, and what only this one can.
 FOLDERS = (CHECKS / "scenarios", HERE / "scenarios")
 # Longer than any scenario takes, on a machine that does much else. Some of them take as long as they are told to.
-DEADLINE = 600 + sum(int(os.environ.get(name, "0")) for name in ("LAB_SOAK", "LAB_FLAPPING"))
+DEADLINE = 600 + sum(int(os.environ.get(name, "0")) for name in ("LAB_SOAK", "LAB_FLAPPING", "LAB_ADDRESSES"))
 # What a scenario ends with that this machine cannot play.
 IGNORED = 75
 # More hosts than these boot one lot after the other: a boot takes all processors for a while.
@@ -81,8 +81,7 @@ def missing() -> str | None:
 class Fleet:
     """The hosts of one scenario. This process is isolated for it, and can have one."""
 
-    def __init__(self, bin_dir: str, units: Path, logs: Path, further: list[str]) -> None:
-        """`further`: names of hosts beside those that are rendered."""
+    def __init__(self, bin_dir: str, units: Path, logs: Path, scenario: Path | None) -> None:
         machine.tree()
         machine.isolate()
         self.report = Report()
@@ -90,21 +89,38 @@ class Fleet:
         logs.mkdir(parents=True, exist_ok=True)
         for old in logs.iterdir():
             old.unlink()
-        facts = fixtures.manifest(units)
+        self.place = machine.cache_dir() / "host"
+        self.place.mkdir(exist_ok=True)
+        machine.mount("tmpfs", self.place, "tmpfs", 0, "mode=0755,size=16m")
+        self.hosts: dict[str, PluggedHost] = {}
+        # Those without a systemd.
+        self.light: dict[str, vip.LightMachine] = {}
+        count = holders(scenario) if scenario else None
+        if count is None:
+            self._databases(bin_dir, units, more(scenario) if scenario else [])
+        else:
+            self._addresses(bin_dir, units, count)
+        self.machines = {name: LabMachine(host, self.report) for name, host in self.hosts.items()}
+
+    def _databases(self, bin_dir: str, units: Path, further: list[str]) -> None:
+        """`further`: names of hosts beside those that are rendered."""
+        facts = {name: each for name, each in fixtures.manifest(units).items() if name in RENDERED}
         folders = {name: units / name for name in facts} | dict.fromkeys(further, units / MODEL)
         facts |= dict.fromkeys(further, facts[MODEL])
         make_room(len(facts))
-        self.switch = Switch(list(facts))
-        place = machine.cache_dir() / "host"
-        place.mkdir(exist_ok=True)
-        machine.mount("tmpfs", place, "tmpfs", 0, "mode=0755,size=16m")
-        self.hosts = {
-            name: FleetHost(name, self.switch, place / name, folders[name], facts[name], bin_dir, logs / f"{name}.console", further)
-            for name in sorted(facts)
-        }
-        self.machines = {name: LabMachine(host, self.report) for name, host in self.hosts.items()}
+        switch = Switch(list(facts))
+        for name in sorted(facts):
+            console = self.logs / f"{name}.console"
+            self.hosts[name] = FleetHost(name, switch, self.place / name, folders[name], facts[name], bin_dir, console, further)
+
+    def _addresses(self, bin_dir: str, units: Path, count: int) -> None:
+        make_room(count)
+        hosts, self.light = vip.made(count, Switch(vip.hosts(count)), self.place, units, bin_dir, self.logs)
+        self.hosts |= hosts
 
     def start_all(self) -> None:
+        for light in self.light.values():
+            light.start()
         machines = list(self.machines.values())
         for begin in range(0, len(machines), AT_ONCE):
             for each in machines[max(0, begin - AT_ONCE) : begin]:
@@ -121,6 +137,7 @@ class Fleet:
             "machines": list(self.machines.values()),
             "log": self.report.say,
             **self.machines,
+            **self.light,
         }
 
     def journals(self) -> Iterator[tuple[str, str]]:
@@ -130,7 +147,7 @@ class Fleet:
                 yield name, self.journalctl(host, "--output=short-precise")
 
     @staticmethod
-    def journalctl(host: FleetHost, *arguments: str) -> str:
+    def journalctl(host: PluggedHost, *arguments: str) -> str:
         done = subprocess.run(
             ["journalctl", "--quiet", "--no-pager", f"--directory={host.root}/var/log/journal", *arguments],
             capture_output=True, text=True, errors="replace",
@@ -149,6 +166,8 @@ class Fleet:
         return [line for line in found if not any(re.search(pattern, line) for pattern in expected)]
 
     def end(self) -> None:
+        for light in self.light.values():
+            light.end()
         for host in self.hosts.values():
             host.end()
 
@@ -180,14 +199,14 @@ def deadline(seconds: int) -> Iterator[None]:
 
 def play(path: Path | None, options: argparse.Namespace) -> bool:
     """Runs one scenario here, and says what happens as it happens."""
-    fleet = Fleet(options.bin_dir, options.units, options.logs / (path.stem if path else "fleet"), more(path) if path else [])
+    fleet = Fleet(options.bin_dir, options.units, options.logs / (path.stem if path else "fleet"), path)
     passed = True
     try:
         try:
             if path:
                 with deadline(options.deadline):
                     found = fleet.given()
-                    for source in (*PRELUDES, path):
+                    for source in (*preludes(path, LIBRARY), path):
                         exec(compile(source.read_text(), str(source), "exec"), found)  # noqa: S102
                 expected = found.get("EXPECTED_ERRORS", [])
                 assert isinstance(expected, list)
@@ -236,6 +255,7 @@ class Run:
 
     def __init__(self, name: str, options: argparse.Namespace, stream: bool) -> None:
         self.name = Path(name).stem
+        self.why = ""
         self.began = time.monotonic()
         self.output = None if stream else tempfile.TemporaryFile("w+")
         command = [
@@ -259,7 +279,9 @@ class Run:
         result = "ok" if code == 0 else "ignored" if code == IGNORED else "FAILED"
         if self.output:
             self.output.seek(0)
-            print(self.output.read(), end="")
+            said = self.output.read()
+            print(said, end="")
+            self.why = (re.findall(r"^\w*(?:Error|Exit|Interrupt)\b.*", said, re.MULTILINE) or [""])[0]
         # An ignored one has said why.
         if code != IGNORED:
             print(f"test {self.name} ... {result} ({time.monotonic() - self.began:.1f} s)", flush=True)
@@ -268,7 +290,7 @@ class Run:
 
 def run_all(names: list[str], options: argparse.Namespace) -> int:
     began = time.monotonic()
-    waiting, running, results = list(names), list[Run](), list[str]()
+    waiting, running, ended, results = list(names), list[Run](), list[Run](), list[str]()
     try:
         while waiting or running:
             while waiting and len(running) < options.jobs:
@@ -276,12 +298,17 @@ def run_all(names: list[str], options: argparse.Namespace) -> int:
             time.sleep(0.05)
             for run in [run for run in running if run.is_over()]:
                 running.remove(run)
+                ended.append(run)
                 results.append(run.result())
     finally:
         for run in running:
             run.process.terminate()
         for run in running:
             run.process.wait()
+    # Journals are long: what a reader wants first comes last.
+    for run, result in zip(ended, results, strict=True):
+        if result == "FAILED":
+            print(f"FAILED {run.name}: {run.why}")
     passed, failed, ignored = (results.count(result) for result in ("ok", "FAILED", "ignored"))
     print(
         f"test result: {'FAILED' if failed else 'ok'}. {passed} passed; {failed} failed; {ignored} ignored; "

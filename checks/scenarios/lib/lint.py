@@ -17,23 +17,30 @@ SCENARIOS = HERE.parent
 LAB = SCENARIOS.parent / "lab" / "scenarios"
 sys.path.insert(0, str(LAB.parent))
 
-from size import more  # noqa: E402
+from size import holders, more, preludes  # noqa: E402
 
 HOSTS = ("nixio", "app1", "app2")
 GIVEN = ("start_all", "subtest", "machines")
+# Of driver.pyi: what is said of types is not looked at when a scenario runs.
+TYPES = ("LabMachine", "LightMachine", "Named", "Store", "Prober", "Two", "Verdict")
 
 
-def hosts(scenario: Path) -> list[str]:
-    """In the lab a scenario may ask for more."""
-    return [*HOSTS, *(more(scenario) if scenario.resolve().parent == LAB else [])]
+def hosts(scenario: Path) -> dict[str, str]:
+    """Their names and kinds. In the lab a scenario may ask for more, and for others."""
+    if scenario.resolve().parent != LAB:
+        return dict.fromkeys(HOSTS, "Machine")
+    if (count := holders(scenario)) is None:
+        return dict.fromkeys((*HOSTS, *more(scenario)), "LabMachine")
+    found = {f"v{number}": "LabMachine" for number in range(1, count + 1)}
+    return {**found, **dict.fromkeys(("e1", "e2", "e3"), "Store"), "p": "Prober"}
 
 
 def together(scenario: Path, header: bool) -> str:
     """A scenario with all that stands before it."""
-    text = "\n".join(part.read_text() for part in (HERE / "measure.py", HERE / "databases.py", scenario))
+    text = "\n".join(part.read_text() for part in (*preludes(scenario, HERE), scenario))
     if header:
         kind = "LabMachine" if scenario.resolve().parent == LAB else "Machine"
-        given = "".join(f"{name}: {kind}\n" for name in hosts(scenario)) + f"machines: list[{kind}]\n"
+        given = "".join(f"{name}: {kind}\n" for name, kind in hosts(scenario).items()) + f"machines: list[{kind}]\n"
         text = f"from __future__ import annotations\n{(HERE / 'driver.pyi').read_text()}{given}\n{text}"
     return text
 
@@ -51,7 +58,7 @@ def main() -> int:
             plain.write_text(together(scenario, header=False))
             commands: list[tuple[list[str], dict[str, str]]] = [
                 (["mypy", "--strict", "--no-error-summary", "--cache-dir", f"{folder}/cache", str(typed)], {}),
-                (["pyflakes", str(plain)], {"PYFLAKES_BUILTINS": ",".join([*GIVEN, *hosts(scenario)])}),
+                (["pyflakes", str(plain)], {"PYFLAKES_BUILTINS": ",".join([*GIVEN, *TYPES, *hosts(scenario)])}),
             ]
             for command, environment in commands:
                 done = subprocess.run(
