@@ -59,8 +59,8 @@ def shared(hosts: Iterable[Named], addresses: Iterable[str] = POOL, seconds: flo
     hosts, addresses = list(hosts), list(addresses)
     try:
         return until(f"{', '.join(host.name for host in hosts)} share {len(addresses)} addresses", lambda: are_shared(hosts, addresses), seconds)
-    except AssertionError as error:
-        raise AssertionError(f"{error}: {shares()}") from None
+    except Late as error:
+        raise Late(f"{error}: {shares()}") from None
 
 
 def one_at_most(what: str) -> Verdict:
@@ -98,7 +98,8 @@ def taken_from(host: Named, others: Iterable[Named], what: str, fault: Callable[
     verdict = one_at_most(what)
     gap = longest(verdict, had)
     print(f"{what}: {len(had)} addresses were without an answer for {gap * 1000:.0f} ms at most")
-    assert gap <= bound, f"{what}: {gap:.2f} s without an answer, and {bound:.2f} s are allowed: {verdict.gaps}"
+    if gap > bound:
+        raise Late(f"{what}: {gap:.2f} s without an answer, and {bound:.2f} s are allowed: {verdict.gaps}")
     theirs = set(POOL) - had
     assert not moved(verdict) & theirs, f"moved, and need not have: {moved(verdict) & theirs}"
     assert longest(verdict, theirs) <= NOTHING + LATE, verdict.gaps
@@ -112,7 +113,8 @@ def handed_over(what: str, hosts: Iterable[Named], act: Callable[[], object], bo
     shared(hosts)
     verdict = one_at_most(what)
     print(f"{what}: {len(moved(verdict))} addresses moved, without an answer for {verdict.gap * 1000:.0f} ms at most")
-    assert verdict.gap <= bound, verdict.gaps
+    if verdict.gap > bound:
+        raise Late(f"{what}: {bound:.2f} s without an answer are allowed: {verdict.gaps}")
     return verdict
 
 
