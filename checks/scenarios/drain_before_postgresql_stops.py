@@ -3,6 +3,8 @@
 
 EXPECTED_ERRORS = ["^nixio: host has failed host=app1:9876 result=refused"]
 
+GUARDIAN = "io-guardian.service"
+
 started()
 watch_the_stop(nixio)
 
@@ -39,6 +41,15 @@ with subtest("the dependents run again within 30 s of the start"):
     until("all dependents run", all_run, UNDRAIN - (time.monotonic() - before))
 
 with subtest("none was opened while it was drained: a server that runs, and is not told of"):
+    # It is gone for a moment. A guardian that looks in that moment undrains its host 5 s after, as it should.
+    for host in (app1, app2):
+        obeys = f"/run/systemd/system/{GUARDIAN}.d/50-obeys.conf"
+        put(host, obeys, "[Service]\nExecStart=")
+        host.succeed(
+            f"systemctl cat {GUARDIAN} | sed -n 's|^ExecStart=..*|& --undrain-after off|p' | tail -n 1 >>{obeys}",
+            "systemctl daemon-reload",
+            f"systemctl restart {GUARDIAN}",
+        )
     nixio.succeed(
         f"mkdir -p /run/systemd/system/{COORDINATOR}.d",
         f"printf '[Service]\\nExecStartPre=/bin/sh -c \"until test -e {GO}; do sleep 0.2; done\"\\n' "

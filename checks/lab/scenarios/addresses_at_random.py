@@ -44,9 +44,14 @@ def lossy(host: LabMachine, percent: int) -> None:
         host.loses(store, percent)
 
 
+def hit(host: LabMachine, signal: str) -> None:
+    """Its daemon, if there is one: what happened before may have ended it, or its watchdog has, and systemd is about to start another."""
+    host.execute(f"systemctl kill --kill-whom=main --signal={signal} {UNIT}")
+
+
 def end(host: LabMachine) -> None:
     restarts(host, False)
-    sent(host, "KILL")
+    hit(host, "KILL")
 
 
 def begin_again(host: LabMachine) -> None:
@@ -59,11 +64,11 @@ def of_host(host: LabMachine) -> list[Fault]:
     everybody: list[LabMachine | LightMachine] = [*stores, *others]
     return [
         ("loses its power", host.crash, lambda: boot(host)),
-        ("is killed", lambda: sent(host, "KILL"), lambda: None),
+        ("is killed", lambda: hit(host, "KILL"), lambda: None),
         ("is killed for good", lambda: end(host), lambda: begin_again(host)),
         ("is stopped", lambda: host.succeed(f"systemctl stop {UNIT}"), lambda: begin(host)),
         ("is restarted", lambda: host.succeed(f"systemctl restart {UNIT}"), lambda: None),
-        ("stands still", lambda: sent(host, "STOP"), lambda: sent(host, "CONT")),
+        ("stands still", lambda: hit(host, "STOP"), lambda: hit(host, "CONT")),
         ("is frozen", host.freeze, host.thaw),
         ("is unplugged", host.block, host.unblock),
         ("is cut off", lambda: host.apart(everybody), lambda: host.apart(everybody, False)),
