@@ -9,7 +9,7 @@ disk under the heaviest load looks like to it.
     checks/bench_fence.py --bin-dir … --ebs-monitor FOLDER            ebs-monitor besides: a clone of github.com/lucidsoftware/ebs-monitor
     checks/bench_fence.py --bin-dir … --quick                    2 runs of each, 5 s of load: to see that it works
 
-Needs root and nothing else (for --ebs-monitor: ruby before 3.2 and iptables). All of it is in mount and network namespaces of its own: a host, and a
+Needs root, systemd-container and mmdebstrap (for --ebs-monitor: ruby before 3.2 and iptables, too). All of it is in mount and network namespaces of its own: a host, and a
 remote client that knocks at its port every 2 ms. The disk is a loop device's ext4, stalled by FIFREEZE; the load is on a folder
 of the machine's own disk.
 """

@@ -64,6 +64,8 @@ with undisturbed(*three):
         assert sorted(said["nodes"]) == ["v1", "v2", "v3"] or {each["name"] for each in said["nodes"]} == {"v1", "v2", "v3"}, said
 
     with subtest("neighbours know who has what"):
+        # Else its kernel may forget whom it has not talked to for a minute: all namespaces of a machine share the room for neighbours.
+        p.succeed(*(f"echo 36000 >/proc/sys/net/{family}/neigh/eth1/gc_stale_time" for family in ("ipv4", "ipv6")))
         for address in POOL:
             p.execute(f"echo >/dev/udp/{address}/9")
         until("they are known", lambda: set(POOL) <= set(known()), 10)
