@@ -192,6 +192,15 @@ struct StoreFault {
     at: At,
 }
 
+/// Something that the store does not do, again and again.
+#[derive(Clone, Copy, Debug)]
+struct Failing {
+    since: At,
+    times: u32,
+    /// That it fails was said.
+    told: bool,
+}
+
 /// What is to be done: on the host first, in the order in which it was decided.
 #[derive(Clone, Debug, Default)]
 struct Todo {
@@ -287,9 +296,12 @@ pub struct Core {
 
     /// The last thing that went wrong with the store.
     fault: Option<StoreFault>,
-    /// Since when it does nothing that it is asked, and how often it did not.
-    failing: Option<(At, u32)>,
-    told_failing: bool,
+    /// It does nothing that it is told to do.
+    failing: Option<Failing>,
+    /// It tells nothing: it cannot be listed, or not be watched. What it is told to do it may do nevertheless.
+    unseen: Option<Failing>,
+    /// That went on for a `ttl`, while signs of life got through. Whoever cannot see the pool, and is counted on, lets its share of it lie idle.
+    is_blind: bool,
     todo: Todo,
 }
 impl Core {
@@ -335,7 +347,8 @@ impl Core {
             slots_due: None,
             fault: None,
             failing: None,
-            told_failing: false,
+            unseen: None,
+            is_blind: false,
             todo: Todo::default(),
             settings,
         };
@@ -393,8 +406,9 @@ impl Core {
         let rest = [
             self.until,
             self.slots_due,
-            behind.filter(|_| self.look.sent.is_none()),
+            behind.filter(|_| self.watching && self.look.sent.is_none()),
             Some(self.silent_at()).filter(|_| self.watching && self.look.sent.is_none()),
+            self.blind_at().filter(|_| !self.is_blind),
             self.stop.as_ref().map(|stop| stop.by),
             self.rival.map(|rival| self.view.waited_for(rival)),
         ];
@@ -457,6 +471,7 @@ impl Core {
     fn settle(&mut self) {
         self.heed_view();
         self.heed_rival();
+        self.is_blind |= self.blind_at().is_some_and(|at| self.now >= at);
         let why_not = self.why_not();
         if let Some(because) = &why_not {
             self.take_no_part(because);
@@ -478,7 +493,12 @@ impl Core {
             let lease = lease.id;
             self.todo.store.push(Effect::KeepAlive { lease });
         }
-        if self.look.sent.is_none() && ((!self.watching && self.now >= self.look.due) || self.is_behind()) {
+        // What fails at once is not asked for again at once, however long ago anything was heard.
+        let is_due = match self.watching {
+            true => self.is_behind(),
+            false => self.now >= self.look.due,
+        };
+        if self.look.sent.is_none() && is_due {
             self.look.sent = Some(self.now);
             self.behind = None;
             self.todo.store.push(Effect::Look);

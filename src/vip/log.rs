@@ -1,5 +1,7 @@
 //! What the core says, as lines of the log.
 
+use std::time::Duration;
+
 use super::said::Said;
 
 /// One line each: the fields have fixed names (docs/VIP.md).
@@ -37,10 +39,16 @@ pub(super) fn log(said: &Said) {
             "another instance has this node's name, or had it a moment ago; waiting until it is silent. If it never is: give each node its own nodename"
         ),
         Said::StoreLost { error } => tracing::error!(error, "the store does not answer; trying on"),
-        Said::StoreBack { after } => tracing::info!(
-            after = %humantime::format_duration(std::time::Duration::from_millis(u64::try_from(after.as_millis()).unwrap_or(u64::MAX))),
-            "the store answers again"
+        Said::StoreBack { after } => {
+            tracing::info!(after = %in_millis(*after), "the store answers again");
+        }
+        Said::StoreUnseen { error } => tracing::error!(
+            error,
+            "the store cannot be listed or watched; trying on. If signs of life get through all the same, this node takes no part after a ttl of that"
         ),
+        Said::StoreSeen { after } => {
+            tracing::info!(after = %in_millis(*after), "the store can be listed and watched again");
+        }
         Said::LeaseLost { lease } => {
             tracing::warn!(lease, "the store has ended this node's lease; beginning anew")
         }
@@ -56,4 +64,10 @@ pub(super) fn log(said: &Said) {
             tracing::info!(lease, held, "going on with what the start before has left")
         }
     }
+}
+
+/// No more of it than anybody wants to read.
+fn in_millis(span: Duration) -> humantime::FormattedDuration {
+    let millis = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+    humantime::format_duration(Duration::from_millis(millis))
 }

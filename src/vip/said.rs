@@ -95,14 +95,24 @@ pub enum Said {
         /// The other's lease, as `etcdctl lease list` shows it.
         lease: String,
     },
-    /// The store does not do what it is asked.
+    /// The store does not do what it is told to do: signs of life, marks, leases.
     StoreLost {
         /// What it says, or what went wrong.
         error: String,
     },
-    /// The store does again what it is asked.
+    /// It does again.
     StoreBack {
         /// For how long it did not.
+        after: Duration,
+    },
+    /// The store cannot be listed, or not be watched, whether or not it does what it is told to.
+    StoreUnseen {
+        /// What it says, or what went wrong.
+        error: String,
+    },
+    /// It can again.
+    StoreSeen {
+        /// For how long it could not.
         after: Duration,
     },
     /// The store has ended this node's lease: all is dropped, and another one is asked for.

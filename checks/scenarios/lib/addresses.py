@@ -20,7 +20,7 @@ CALM = 30.0
 NOTHING = 0.1
 
 # What a daemon says when it or the stores stood still for half a second, on a machine that does much else.
-SLOW = "^v[0-9]: the store does not answer; trying on"
+SLOW = "^v[0-9]: the store (does not answer|cannot be listed or watched); trying on"
 
 
 # -- who holds what ------------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 //! What comes back from the store, and what does not; whether it still tells what happens.
 
-use super::{Advert, At, Core, PAUSE_LONGEST, Purpose, StoreFault, Ticket};
+use super::{Advert, At, Core, Failing, PAUSE_LONGEST, Purpose, StoreFault, Ticket};
 use crate::store::{Outcome, Revision, Snapshot, StoreError};
 use crate::vip::said::Said;
 use crate::vip::view::News;
@@ -36,7 +36,7 @@ impl Core {
         let was_asked = self.look.sent.take().is_some();
         match result {
             Ok(snapshot) => {
-                self.store_works();
+                self.is_deaf = false;
                 if self
                     .view
                     .revision()
@@ -48,6 +48,7 @@ impl Core {
                     }
                     self.set_back(snapshot.revision);
                 }
+                self.store_is_seen();
                 self.watching = true;
                 self.watching_since = self.now;
                 self.watch_heard = self.now;
@@ -61,7 +62,7 @@ impl Core {
             Err(error) => {
                 self.watching = false;
                 self.look.failed(self.now, self.pause());
-                self.store_fails(&error);
+                self.store_is_unseen(&error);
             }
         }
     }
@@ -154,25 +155,54 @@ impl Core {
         self.fault = Some(StoreFault { error, at });
     }
 
+    /// From when on it takes no part, if it does not see the store before: while nothing gets through either, that is the clock's matter (`until`).
+    pub(super) fn blind_at(&self) -> Option<At> {
+        self.until?;
+        Some(self.unseen?.since + self.settings.ttl)
+    }
+
+    /// It has done something, or refused to.
     pub(super) fn store_works(&mut self) {
         self.is_deaf = false;
-        if let Some((since, _)) = self.failing.take()
-            && std::mem::take(&mut self.told_failing)
-        {
-            let after = self.now.since(since);
+        if let Some(failing) = self.failing.take().filter(|failing| failing.told) {
+            let after = self.now.since(failing.since);
             self.todo.say(Said::StoreBack { after });
         }
     }
 
     pub(super) fn store_fails(&mut self, error: &StoreError) {
         self.note(error.to_string());
-        let (_, times) = self.failing.get_or_insert((self.now, 0));
-        *times += 1;
-        // One answer that is lost is nothing to read about.
-        if *times > 1 && !self.told_failing {
-            self.told_failing = true;
+        if Self::fails_again(&mut self.failing, self.now) {
             let error = error.to_string();
             self.todo.say(Said::StoreLost { error });
         }
+    }
+
+    /// It was listed, and is watched.
+    fn store_is_seen(&mut self) {
+        self.is_blind = false;
+        if let Some(unseen) = self.unseen.take().filter(|unseen| unseen.told) {
+            let after = self.now.since(unseen.since);
+            self.todo.say(Said::StoreSeen { after });
+        }
+    }
+
+    fn store_is_unseen(&mut self, error: &StoreError) {
+        self.note(error.to_string());
+        if Self::fails_again(&mut self.unseen, self.now) {
+            let error = error.to_string();
+            self.todo.say(Said::StoreUnseen { error });
+        }
+    }
+
+    /// Whether that is worth saying now: one answer that is lost is nothing to read about.
+    fn fails_again(failing: &mut Option<Failing>, since: At) -> bool {
+        let failing = failing.get_or_insert(Failing {
+            since,
+            times: 0,
+            told: false,
+        });
+        failing.times += 1;
+        failing.times > 1 && !std::mem::replace(&mut failing.told, true)
     }
 }

@@ -195,6 +195,9 @@ impl Core {
         if self.view.revision().is_none() && !self.inherits {
             return Some("nothing is known of the store yet".to_owned());
         }
+        if self.is_blind {
+            return Some("what is in the store cannot be seen".to_owned());
+        }
         let why = self.view.paused().get(&self.settings.node)?;
         Some(if why.is_empty() {
             "it is paused".to_owned()

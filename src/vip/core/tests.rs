@@ -37,6 +37,8 @@ struct Node {
     done: Vec<Effect>,
     /// The store answers.
     store: bool,
+    /// It can be listed and watched.
+    seen: bool,
     /// The kernel does what it is told, and says so.
     kernel: Result<(), String>,
     /// Answers are kept here instead, in their order.
@@ -56,6 +58,7 @@ impl Node {
             memory,
             done: Vec::new(),
             store: true,
+            seen: true,
             kernel: Ok(()),
             held_back: None,
         }
@@ -112,8 +115,8 @@ impl Node {
     }
 
     fn watch(&mut self) {
-        if self.store && self.held_back.is_none() && self.memory.revision() > self.told && self.core.watching
-        {
+        let hears = self.store && self.seen && self.core.watching;
+        if hears && self.held_back.is_none() && self.memory.revision() > self.told {
             let changes = self.memory.changes(PREFIX, self.told).unwrap();
             self.told = changes.revision;
             self.happen(Event::Changes(changes));
@@ -148,6 +151,10 @@ impl Node {
             Effect::Commit { ticket, transaction } => {
                 let (ticket, result) = (*ticket, self.memory.commit(transaction));
                 Some(Event::Committed { ticket, sent, result })
+            }
+            Effect::Look if !self.seen => {
+                let error = StoreError::Unavailable("no leader".to_owned());
+                Some(Event::Looked(Err(error)))
             }
             Effect::Look => {
                 let snapshot = self.memory.list(PREFIX);
@@ -630,6 +637,62 @@ fn a_store_that_does_not_answer_is_asked_again_and_told_of_once() {
     node.pass(ms(5_000));
     assert_eq!(node.taken(), [ip(1)]);
     assert!(node.said(|said| matches!(said, Said::StoreBack { .. })));
+}
+
+#[test]
+fn whoever_does_not_see_the_store_for_a_ttl_takes_no_part_though_its_signs_of_life_get_through() {
+    let cannot = || StoreError::Unavailable("cancelled".to_owned());
+    // Its watch ends and no other one can be had; or it tells nothing, and it cannot be listed either.
+    for ends in [true, false] {
+        let mut node = Node::with(2);
+        node.other("other");
+        node.watch();
+        node.seen = false;
+        if ends {
+            node.happen(Event::WatchEnded(cannot()));
+        }
+        node.done.clear();
+        node.pass(TTL - MARGIN);
+        assert!(node.dropped().is_empty(), "that may be over soon");
+        assert_eq!(node.value("nodes/me"), Some("healthy"));
+        node.pass(MARGIN + PATIENCE * 4);
+        assert_eq!(node.dropped().len(), 1);
+        assert_eq!(node.value("nodes/me"), None);
+        assert_eq!(
+            (node.mark(1), node.mark(2)),
+            (None, None),
+            "orderly: nobody waits"
+        );
+        let effects = node.done();
+        let unseen = |effect: &&Effect| matches!(effect, Effect::Say(Said::StoreUnseen { .. }));
+        assert_eq!(effects.iter().filter(unseen).count(), 1);
+        let lost =
+            |effect: &Effect| matches!(effect, Effect::Say(Said::StoreLost { .. } | Said::Lapsed { .. }));
+        assert!(!effects.iter().any(lost), "what it says is done: {effects:?}");
+        let because = node.core.status(node.now).because;
+        assert_eq!(because.as_deref(), Some("what is in the store cannot be seen"));
+        node.pass(TTL * 3);
+        assert_eq!(node.value("nodes/me"), None);
+        node.seen = true;
+        node.pass(TTL);
+        assert_eq!(node.value("nodes/me"), Some("healthy"));
+        assert!(node.said(|said| matches!(said, Said::StoreSeen { .. })));
+        assert!(!node.taken().is_empty());
+    }
+}
+
+#[test]
+fn which_of_the_two_fails_is_said_and_the_one_does_not_hide_the_other() {
+    let mut node = Node::with(1);
+    node.seen = false;
+    node.happen(Event::WatchEnded(StoreError::Unavailable("cancelled".to_owned())));
+    node.pass(INTERVAL);
+    assert!(node.said(|said| matches!(said, Said::StoreUnseen { error } if error.contains("no leader"))));
+    assert!(!node.said(|said| matches!(said, Said::StoreLost { .. })));
+    node.seen = true;
+    node.pass(PAUSE_LONGEST);
+    assert!(node.said(|said| matches!(said, Said::StoreSeen { .. })));
+    assert!(!node.said(|said| matches!(said, Said::StoreBack { .. })));
 }
 
 #[test]

@@ -39,6 +39,8 @@ pub(super) enum Fault {
     WatchEnds(usize),
     WatchStuck(usize, Duration),
     WatchDies(usize),
+    /// The store does what it is told to do, and cannot be listed or watched from there; or it can again.
+    Unseen(usize, bool),
     Majority(bool),
     /// Another member leads.
     Leader,
@@ -89,7 +91,7 @@ impl World {
         let much = 2 + self.chance.below(14);
         for _ in 0..much {
             let host = self.any();
-            match self.chance.below(22) {
+            match self.chance.below(23) {
                 0 => {
                     let at = self.somewhen();
                     self.after(at, Step::Fault(Fault::Crash(host)));
@@ -153,6 +155,7 @@ impl World {
                     }
                 }
                 17 | 18 => self.hangs(host),
+                22 => self.for_a_while(12_000, Fault::Unseen(host, true), Fault::Unseen(host, false)),
                 19 => {
                     let (at, which) = (self.somewhen(), address(self.chance.below(8)));
                     self.after(at, Step::Fault(Fault::Lose(host, which)));
@@ -271,6 +274,7 @@ impl World {
                     watch.dead = true;
                 }
             }
+            Fault::Unseen(host, unseen) => self.unsee(host, unseen),
             Fault::Majority(there) => {
                 if there && !self.majority {
                     let now = self.store_clock.local(self.now);
@@ -344,6 +348,13 @@ impl World {
         }
     }
 
+    fn unsee(&mut self, host: usize, unseen: bool) {
+        self.links[host].unseen = unseen;
+        if let Some(watch) = self.watch(host).filter(|_| unseen) {
+            watch.dead = true;
+        }
+    }
+
     fn watch(&mut self, host: usize) -> Option<&mut super::store::Watched> {
         self.hosts[host].process.as_mut()?.watch.as_mut()
     }
@@ -368,7 +379,8 @@ impl World {
 
     /// It stays as it is: off, stopped, ill, paused; or the chaos has one more fault for it that nobody mends.
     fn leave(&mut self, host: usize) {
-        match self.chance.below(6) {
+        match self.chance.below(7) {
+            6 => self.unsee(host, true),
             0 => self.hosts[host].frozen = self.hosts[host].process.is_some(),
             1 => {
                 let (to, from) = self.chance.pick(&[(false, false), (true, false), (false, true)]);

@@ -148,6 +148,8 @@ impl World {
                 self.told.inherited += inheritance.addresses.len() as u64;
                 it.kernel
                     .retain(|address, _| inheritance.addresses.contains(address));
+                // That a drop has failed only the one before knew.
+                it.kernel.values_mut().for_each(|entry| entry.doomed = false);
             }
             // What is there is nobody's.
             None => it.kernel.clear(),

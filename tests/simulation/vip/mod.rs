@@ -394,7 +394,11 @@ impl World {
         let host = &self.hosts[host];
         let paused = self.keys.of(&Key::Paused(host.settings.node.clone()));
         let runs = host.process.is_some() && !host.stands_still();
-        runs && host.health().is_ok() && link.to && link.from && self.memory.get(&paused).is_none()
+        runs && host.health().is_ok()
+            && link.to
+            && link.from
+            && !link.unseen
+            && self.memory.get(&paused).is_none()
     }
 
     fn peace(&mut self) {

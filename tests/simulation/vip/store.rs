@@ -29,6 +29,8 @@ pub(super) struct Link {
     pub(super) late_ms: u64,
     /// What is sent until then, either way, gets there then.
     pub(super) held_until: Duration,
+    /// Lists and watches do not get through, and all else does.
+    pub(super) unseen: bool,
     /// It is cut for good: nothing is held up, to get through later.
     pub(super) for_good: bool,
 }
@@ -41,6 +43,7 @@ impl Default for Link {
             loses: None,
             late_ms: 5,
             held_until: Duration::ZERO,
+            unseen: false,
             for_good: false,
         }
     }
@@ -198,6 +201,16 @@ impl World {
                         again: true,
                     },
                 );
+            }
+            return;
+        }
+        if self.links[host].unseen && matches!(what, Request::Look) {
+            // It says so, or nothing at all.
+            if self.chance.one_in(2) {
+                let error = || StoreError::Unavailable("the list is too long".to_owned());
+                if let Some(event) = self.refusal(host, request, &what, error) {
+                    self.reply(host, life, request, event);
+                }
             }
             return;
         }
