@@ -109,6 +109,10 @@ const ANNOUNCED_EVERY: Duration = Duration::from_secs(60);
 const TROUBLE_FIRST: Duration = Duration::from_secs(5);
 /// And is no longer than this.
 const TROUBLE_LONGEST: Duration = Duration::from_secs(60);
+/// An address that could not be taken stays with whoever can hold it for so long after that, and each time for longer.
+const UNTRIED_FIRST: Duration = Duration::from_secs(10 * 60);
+/// But no longer than this.
+const UNTRIED_LONGEST: Duration = Duration::from_secs(60 * 60);
 /// An address that is held for so long is no trouble any more.
 const TROUBLE_FORGOTTEN: Duration = Duration::from_secs(60);
 /// So often within [`TROUBLE_FORGOTTEN`] an address that somebody takes off the interface is put there again.

@@ -7,13 +7,29 @@
 //!   ips/<ip>/preferred       where an operator wants it
 //!   nodes/<node>             "healthy", under the node's lease; put again with each sign of life
 //!   ttl/<lease>              how long whoever has this lease must be waited for, in milliseconds; under that lease
-//!   cannot/<node>/<ip>       why it could not be put on that node's interface, under the node's lease
+//!   cannot/<node>/<ip>       why it could not be put on that node's interface, under the node's lease; "not tried since: " and why: it may work
+//!                            by now, and nobody who has it should give it up for that
 //!   paused/<node>            why that node is to hold nothing
 //! ```
 
 use std::net::{IpAddr, Ipv4Addr};
 
 use crate::store::LeaseId;
+
+/// How `cannot/<node>/<ip>` begins once that is over as far as the node knows, and it has not held the address since.
+const UNTRIED: &str = "not tried since: ";
+
+/// What a node says of an address that it could not hold, once it would try again.
+#[must_use]
+pub fn untried(why: &str) -> String {
+    format!("{UNTRIED}{why}")
+}
+
+/// Whether a node that has said this would try again.
+#[must_use]
+pub fn is_untried(why: &str) -> bool {
+    why.starts_with(UNTRIED)
+}
 
 /// What a key is about.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,7 +5,8 @@
 //! to hold what another one can. Applied again to its own answer, it moves nothing.
 //!
 //! A node that could not put an address on its interface, though another one can, is *weak*: it keeps what works, but is given nothing new while
-//! a node that is not weak can have it. A broken host would otherwise be offered one address after the other, and each would be gone for a moment.
+//! a node that is not weak can have it. When it would try again, it is *untried* with that address: it gets it when no other node can have it, and nobody
+//! gives it up for that, whatever the spread and the operator's wishes of before. A broken host would otherwise be offered one address after the other, and each would be gone for a moment.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
@@ -23,6 +24,8 @@ pub struct Question<'a> {
     pub preferred: BTreeMap<IpAddr, &'a str>,
     /// What could not be put on whose interface.
     pub cannot: BTreeSet<(&'a str, IpAddr)>,
+    /// What could not, and might by now.
+    pub untried: BTreeSet<(&'a str, IpAddr)>,
 }
 
 /// An address, while it is decided whose it is.
@@ -87,14 +90,26 @@ impl Spread {
                     able.get(node)?.then_some(node)
                 };
                 let owner = able_of(question.owners.get(address));
-                let wanted = able_of(question.preferred.get(address));
-                let strong_can = able.iter().zip(&weak).any(|(able, weak)| *able && !weak);
-                let allowed = able
+                let untried: Vec<bool> = names
                     .iter()
-                    .zip(&weak)
-                    .enumerate()
-                    .map(|(node, (able, weak))| *able && (!weak || !strong_can || owner == Some(node)))
+                    .map(|node| question.untried.contains(&(*node, *address)))
                     .collect();
+                // How good each is for it. Only the best get it, and who has it may keep it.
+                let goods: Vec<u8> = weak
+                    .iter()
+                    .zip(&untried)
+                    .map(|(weak, untried)| u8::from(!weak) * 2 + u8::from(!untried))
+                    .collect();
+                let best = goods.iter().zip(&able).filter(|(_, able)| **able);
+                let best = best.map(|(good, _)| *good).max();
+                let allowed: Vec<bool> = able
+                    .iter()
+                    .zip(&goods)
+                    .enumerate()
+                    .map(|(node, (able, good))| *able && (Some(*good) == best || owner == Some(node)))
+                    .collect();
+                let wanted = able_of(question.preferred.get(address))
+                    .filter(|node| untried.get(*node) != Some(&true) || allowed.get(*node) == Some(&true));
                 let holder = wanted.or(owner);
                 if let Some(load) = holder.and_then(|node| loads.get_mut(node)) {
                     *load += 1;

@@ -65,6 +65,7 @@ fn questions(addresses: usize, nodes: usize, cannot: bool) -> impl Strategy<Valu
         0..=NAMES.len(),
         prop_oneof![4 => Just(0), 1 => 0..=NAMES.len()],
         if cannot { 0..32u8 } else { 0..1u8 },
+        if cannot { 0..32u8 } else { 0..1u8 },
         any::<u8>(),
     );
     (
@@ -76,7 +77,7 @@ fn questions(addresses: usize, nodes: usize, cannot: bool) -> impl Strategy<Valu
                 nodes: nodes.iter().map(|node| NAMES[*node]).collect(),
                 ..Question::default()
             };
-            for (n, (owner, preferred, cannot, rarely)) in addresses.into_iter().enumerate() {
+            for (n, (owner, preferred, cannot, untried, rarely)) in addresses.into_iter().enumerate() {
                 let at = address(n);
                 question.pool.insert(at);
                 if owner > 0 && nodes.contains(&(owner - 1)) {
@@ -90,6 +91,12 @@ fn questions(addresses: usize, nodes: usize, cannot: bool) -> impl Strategy<Valu
                         if cannot & (1 << bit) != 0 {
                             question.cannot.insert((name, at));
                         }
+                    }
+                }
+                for (bit, name) in NAMES.iter().enumerate() {
+                    let says = rarely % 5 == 0 && untried & (1 << bit) != 0;
+                    if says && !question.cannot.contains(&(*name, at)) {
+                        question.untried.insert((name, at));
                     }
                 }
             }
@@ -155,6 +162,44 @@ fn a_host_that_can_hold_nothing_is_offered_one_address_and_not_all() {
 }
 
 #[test]
+fn what_works_is_not_given_up_for_a_node_that_could_not_hold_it() {
+    let pool: BTreeSet<_> = (0..4).map(address).collect();
+    let unable: BTreeSet<_> = pool.iter().map(|at| ("b", *at)).collect();
+    // Neither for an even spread, nor where an operator has wanted it since before it failed.
+    let question = Question {
+        owners: pool.iter().map(|at| (*at, "a")).collect(),
+        preferred: BTreeMap::from([(address(1), "b")]),
+        pool,
+        nodes: BTreeSet::from(["a", "b"]),
+        untried: unable,
+        ..Question::default()
+    };
+    assert_eq!(moved(&question, &share(&question)), 0);
+    // It is not weak: what it could hold all the time it gets.
+    let others: Vec<_> = (4..8).map(address).collect();
+    let with_others = Question {
+        pool: question.pool.iter().chain(&others).copied().collect(),
+        ..question.clone()
+    };
+    let answer = share(&with_others);
+    assert_eq!(counts(&with_others, &answer), [4, 4]);
+    assert_eq!(moved(&with_others, &answer), 0);
+    // What nobody else can hold it gets.
+    let alone = Question {
+        owners: BTreeMap::new(),
+        cannot: question.pool.iter().map(|at| ("a", *at)).collect(),
+        ..question.clone()
+    };
+    assert_eq!(counts(&alone, &share(&alone)), [0, 4]);
+    // And of what nobody holds, another one that has not failed gets it first; then it stays there.
+    let loose = Question {
+        owners: BTreeMap::new(),
+        ..question
+    };
+    assert_eq!(counts(&loose, &share(&loose)), [4, 0]);
+}
+
+#[test]
 fn many_are_shared_in_no_time() {
     let pool: BTreeSet<_> = (0..=255)
         .flat_map(|high| (0..8).map(move |low| IpAddr::from([10, 0, low, high])))
@@ -202,6 +247,18 @@ proptest! {
     }
 
     #[test]
+    fn no_address_moves_to_a_node_that_could_not_hold_it_from_one_that_can(question in questions(12, 5, true)) {
+        let answer = share(&question);
+        for (address, node) in &answer {
+            let owner = question.owners.get(address).filter(|owner| !question.cannot.contains(&(**owner, *address)));
+            if let Some(owner) = owner.filter(|owner| !question.untried.contains(&(**owner, *address))) {
+                let is_weak = question.cannot.iter().any(|(weak, _)| weak == owner);
+                prop_assert!(owner == node || is_weak || !question.untried.contains(&(*node, *address)));
+            }
+        }
+    }
+
+    #[test]
     fn nobody_gets_what_it_cannot_hold_and_nothing_is_left_that_somebody_can(question in questions(12, 5, true)) {
         let answer = share(&question);
         for address in &question.pool {
@@ -211,7 +268,8 @@ proptest! {
                 prop_assert!(!question.cannot.contains(&(*node, *address)));
                 let wanted = question.preferred.get(address);
                 let counts = wanted.filter(|wanted| {
-                    question.nodes.contains(*wanted) && !question.cannot.contains(&(**wanted, *address))
+                    let it = (**wanted, *address);
+                    question.nodes.contains(*wanted) && !question.cannot.contains(&it) && !question.untried.contains(&it)
                 });
                 prop_assert!(counts.is_none_or(|wanted| wanted == node));
             }
@@ -229,6 +287,7 @@ proptest! {
             owners: question.owners.iter().map(|(at, node)| (*at, other(node))).collect(),
             preferred: question.preferred.iter().map(|(at, node)| (*at, other(node))).collect(),
             cannot: question.cannot.iter().map(|(node, at)| (other(node), *at)).collect(),
+            untried: question.untried.iter().map(|(node, at)| (other(node), *at)).collect(),
         };
         let (one, two) = (share(&question), share(&renamed));
         prop_assert_eq!(moved(&question, &one), moved(&renamed, &two));

@@ -399,6 +399,14 @@ impl View {
         &self.cannot
     }
 
+    /// Whether an operator has said that he wants an address there since the node said something of what it cannot hold.
+    #[must_use]
+    pub fn is_wanted_since(&self, node: &str, address: IpAddr) -> bool {
+        let at = |key: &Key| self.known.get(&self.keys.of(key));
+        self.preferred.get(&address).is_some_and(|wanted| wanted == node)
+            && at(&Key::Preferred(address)) > at(&Key::Cannot(node.to_owned(), address))
+    }
+
     /// Nodes that are to hold nothing, and why.
     #[must_use]
     pub fn paused(&self) -> &BTreeMap<String, String> {

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use super::slots::{Kernel, Slot, What};
 use super::{Advert, Core, Purpose, REQUESTS};
 use crate::store::{Is, LeaseId, Outcome, StoreError, Transaction};
-use crate::vip::keys::Key;
+use crate::vip::keys::{self, Key};
 use crate::vip::said::Why;
 use crate::vip::share::{self, Question};
 
@@ -109,9 +109,14 @@ impl Core {
             }
         }
         let mut cannot: BTreeSet<(&str, IpAddr)> = BTreeSet::new();
-        for (node, address) in self.view.cannot().keys() {
-            if let Some(node) = nodes.get(node.as_str()) {
-                cannot.insert((node, *address));
+        let mut untried: BTreeSet<(&str, IpAddr)> = BTreeSet::new();
+        for ((node, address), why) in self.view.cannot() {
+            if let Some(name) = nodes.get(node.as_str()) {
+                match keys::is_untried(why) {
+                    false => cannot.insert((name, *address)),
+                    // An operator who wants it there knows better.
+                    true => !self.view.is_wanted_since(node, *address) && untried.insert((name, *address)),
+                };
             }
         }
         for (address, slot) in &self.slots {
@@ -135,6 +140,7 @@ impl Core {
             owners,
             preferred,
             cannot,
+            untried,
         });
         Some(
             answer
@@ -286,6 +292,11 @@ impl Core {
         transaction = transaction
             .only_if(self.keys.of(&Key::Node(me.clone())), Is::LeasedBy(lease))
             .put(key, me.as_str(), Some(lease));
+        let of = (me.clone(), address);
+        if self.view.cannot().contains_key(&of) {
+            // It is tried. If that fails, it is told anew.
+            transaction = transaction.delete(self.keys.of(&Key::Cannot(of.0, address)));
+        }
         let what = What::Claim {
             term: self.term,
             from,
@@ -304,42 +315,49 @@ impl Core {
         let mut transaction = Transaction::default()
             .only_if(key.as_str(), Is::At(mark.modified))
             .delete(key);
-        if let Some((cannot, why)) = self.cannot_to_tell(address) {
+        if let Some((cannot, Some(why))) = self.cannot_to_tell(address) {
             // At once, so that nobody thinks that it is still this node's share.
             transaction = transaction.put(cannot, why, Some(lease));
         }
         self.ask(address, What::Release, transaction);
     }
 
-    /// Why an address cannot be held here, if the store does not have it yet.
-    fn cannot_to_tell(&self, address: IpAddr) -> Option<(String, String)> {
-        let trouble = self.slots.get(&address)?.troubled(self.now)?;
+    /// What the store should have about why an address cannot be held here, if it has something else: the key, and its value, if any.
+    fn cannot_to_tell(&self, address: IpAddr) -> Option<(String, Option<String>)> {
+        let now = self.now;
         let of = (self.settings.node.clone(), address);
-        if self.view.cannot().contains_key(&of) {
+        let told = self.view.cannot().get(&of);
+        let trouble = self.slots.get(&address).and_then(|slot| slot.trouble.as_ref());
+        let says = trouble.and_then(|trouble| {
+            if now < trouble.until {
+                return Some(trouble.error.clone());
+            }
+            // It would try again. Whoever has it does not give it up for that.
+            let is_left =
+                told.is_some() && now < trouble.forgotten && !self.view.is_wanted_since(&of.0, address);
+            is_left.then(|| keys::untried(&trouble.error))
+        });
+        if told == says.as_ref() {
             return None;
         }
-        Some((self.keys.of(&Key::Cannot(of.0, address)), trouble.error.clone()))
+        Some((self.keys.of(&Key::Cannot(of.0, address)), says))
     }
 
     fn write_cannot(&mut self, address: IpAddr, lease: LeaseId) {
-        let me = self.settings.node.clone();
-        let troubled = self
-            .slots
-            .get(&address)
-            .and_then(|slot| slot.troubled(self.now))
-            .is_some();
-        let told = self.view.cannot().contains_key(&(me.clone(), address));
-        if let Some((cannot, why)) = self.cannot_to_tell(address) {
-            if matches!(self.advert, Advert::In(_)) {
-                let transaction = Transaction::default()
-                    .only_if(self.keys.of(&Key::Node(me)), Is::LeasedBy(lease))
-                    .put(cannot, why, Some(lease));
-                self.ask(address, What::Cannot, transaction);
-            }
-        } else if told && !troubled {
-            let transaction = Transaction::default().delete(self.keys.of(&Key::Cannot(me, address)));
-            self.ask(address, What::Cannot, transaction);
-        }
+        let Some((cannot, says)) = self.cannot_to_tell(address) else {
+            return;
+        };
+        let transaction = match says {
+            Some(_) if !matches!(self.advert, Advert::In(_)) => return,
+            Some(why) => Transaction::default()
+                .only_if(
+                    self.keys.of(&Key::Node(self.settings.node.clone())),
+                    Is::LeasedBy(lease),
+                )
+                .put(cannot, why, Some(lease)),
+            None => Transaction::default().delete(cannot),
+        };
+        self.ask(address, What::Cannot, transaction);
     }
 
     fn ask(&mut self, address: IpAddr, what: What, transaction: Transaction) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{
     ANNOUNCED_AFTER, ANNOUNCED_EVERY, Advert, At, Core, Effect, LOSSES, TROUBLE_FIRST, TROUBLE_FORGOTTEN,
-    TROUBLE_LONGEST, Ticket,
+    TROUBLE_LONGEST, Ticket, UNTRIED_FIRST, UNTRIED_LONGEST,
 };
 use crate::store::Revision;
 use crate::vip::said::{Said, Why};
@@ -83,7 +83,9 @@ pub(super) struct Up {
 pub(super) struct Trouble {
     pub(super) error: String,
     /// Until when it is left to others.
-    until: At,
+    pub(super) until: At,
+    /// Until when it is left to those who can hold it.
+    pub(super) forgotten: At,
     times: u32,
 }
 
@@ -244,6 +246,7 @@ impl Core {
         slot.trouble = Some(Trouble {
             error: error.clone(),
             until: now + again_in,
+            forgotten: now + again_in + UNTRIED_FIRST.saturating_mul(times).min(UNTRIED_LONGEST),
             times,
         });
         self.todo.say(Said::TakeFailed {
@@ -381,9 +384,9 @@ impl Core {
                     if now < ends { again.min(Some(ends)) } else { again }
                 }
             };
-            let trouble = slot.trouble.as_ref().map(|trouble| trouble.until);
-            let later = [Some(slot.not_before), trouble];
-            let later = later.into_iter().flatten().filter(|at| *at > now);
+            let trouble = slot.trouble.iter();
+            let trouble = trouble.flat_map(|trouble| [trouble.until, trouble.forgotten]);
+            let later = trouble.chain([slot.not_before]).filter(|at| *at > now);
             later.chain(kernel).min()
         };
         let slots = self.slots.values().filter_map(of_one).min();

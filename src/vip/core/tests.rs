@@ -443,6 +443,89 @@ fn what_cannot_be_held_here_is_left_to_others_and_told_to_them() {
 }
 
 #[test]
+fn what_works_is_not_given_up_for_a_node_that_could_not_hold_it_and_might_by_now() {
+    let mut node = Node::with(2);
+    let other = node.other("other");
+    for n in [1, 2] {
+        node.put(&format!("cannot/other/{}", ip(n)), "no such device", Some(other));
+    }
+    node.watch();
+    node.put("ips/10.0.0.1/preferred", "other", None);
+    for n in [1, 2] {
+        let says = crate::vip::keys::untried("no such device");
+        node.put(&format!("cannot/other/{}", ip(n)), &says, Some(other));
+        node.watch();
+    }
+    assert!(node.dropped().is_empty());
+    // An operator who wants it there now knows better.
+    node.put("ips/10.0.0.1/preferred", "other", None);
+    node.watch();
+    assert_eq!(node.dropped(), [ip(1)]);
+}
+
+/// A node that could not hold the second of its two addresses, which another one holds by now; and that one's lease.
+fn one_that_could_not() -> (Node, LeaseId) {
+    let mut node = Node::with(1);
+    let other = node.other("other");
+    node.kernel = Err("no such device".to_owned());
+    node.put("ips/10.0.0.2", "", None);
+    node.put("ips/10.0.0.2/preferred", "me", None);
+    node.watch();
+    node.kernel = Ok(());
+    node.pass(ms(500));
+    assert_eq!(node.value("cannot/me/10.0.0.2"), Some("no such device"));
+    node.put("ips/10.0.0.2/marked", "other", Some(other));
+    node.watch();
+    node.done.clear();
+    (node, other)
+}
+
+impl Node {
+    /// Time goes on, and another node shows signs of life.
+    fn pass_with(&mut self, name: &str, lease: LeaseId, span: Duration) {
+        let end = self.now + span;
+        while self.now < end {
+            self.memory.keep_alive(self.now.0, lease).unwrap();
+            self.put(&format!("nodes/{name}"), "healthy", Some(lease));
+            self.watch();
+            self.pass(INTERVAL.min(end.since(self.now)));
+        }
+    }
+}
+
+#[test]
+fn a_node_that_could_not_hold_what_another_one_holds_says_that_it_would_try_again_and_in_the_end_nothing() {
+    let (mut node, other) = one_that_could_not();
+    node.pass_with("other", other, TROUBLE_FIRST + INTERVAL);
+    assert_eq!(
+        node.value("cannot/me/10.0.0.2"),
+        Some("not tried since: no such device")
+    );
+    node.pass_with("other", other, UNTRIED_FIRST - INTERVAL * 4);
+    assert!(node.value("cannot/me/10.0.0.2").is_some());
+    assert!(node.taken().is_empty() && node.dropped().is_empty());
+    node.pass_with("other", other, INTERVAL * 4);
+    assert_eq!(node.value("cannot/me/10.0.0.2"), None);
+}
+
+#[test]
+fn it_tries_again_at_once_when_nobody_else_holds_it_or_an_operator_wants_it() {
+    let (mut node, other) = one_that_could_not();
+    node.pass_with("other", other, TROUBLE_FIRST + INTERVAL);
+    // All others are gone.
+    node.memory.revoke(other);
+    node.watch();
+    node.pass(TTL);
+    assert_eq!(node.taken(), [ip(2)]);
+    assert_eq!(node.value("cannot/me/10.0.0.2"), None, "it is held");
+    let (mut node, other) = one_that_could_not();
+    // Before that is over, or after.
+    node.put("ips/10.0.0.2/preferred", "me", None);
+    node.pass_with("other", other, TROUBLE_FIRST + INTERVAL);
+    assert_eq!(node.value("cannot/me/10.0.0.2"), None);
+}
+
+#[test]
 fn what_somebody_takes_off_is_put_there_again_but_not_for_ever() {
     let mut node = Node::with(1);
     for _ in 0..LOSSES {
@@ -672,6 +755,12 @@ fn whoever_does_not_see_the_store_for_a_ttl_takes_no_part_though_its_signs_of_li
         let because = node.core.status(node.now).because;
         assert_eq!(because.as_deref(), Some("what is in the store cannot be seen"));
         node.pass(TTL * 3);
+        let effects = node.done();
+        let lists = effects.iter().filter(|effect| **effect == Effect::Look).count();
+        assert!(
+            lists < 10,
+            "what fails at once is not asked for all the time: {lists}"
+        );
         assert_eq!(node.value("nodes/me"), None);
         node.seen = true;
         node.pass(TTL);

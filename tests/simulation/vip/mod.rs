@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use io_guardian::store::Memory;
 use io_guardian::vip::core::{Event, Settings};
-use io_guardian::vip::keys::{Key, Keys};
+use io_guardian::vip::keys::{Key, Keys, is_untried};
 use io_guardian::vip::share::{Question, share};
 
 use super::chance::Chance;
@@ -435,22 +435,34 @@ impl World {
             Some((*address, node.as_str()))
         };
         let entries = self.memory.list(PREFIX).entries;
-        let cannot: Vec<(String, IpAddr)> = entries
+        let unable: Vec<(String, IpAddr, bool)> = entries
             .iter()
             .filter_map(|entry| match self.keys.read(&entry.key) {
-                Ok(Some(Key::Cannot(node, address))) => Some((node, address)),
+                Ok(Some(Key::Cannot(node, address))) => {
+                    let wanted = self.memory.get(&self.keys.of(&Key::Preferred(address)));
+                    let wanted = wanted.filter(|wanted| wanted.value == node);
+                    let is_untried = is_untried(&entry.value);
+                    let is_wanted = wanted.is_some_and(|wanted| wanted.modified > entry.modified);
+                    (!is_untried || !is_wanted).then_some((node, address, is_untried))
+                }
                 _ => None,
             })
             .collect();
+        let of = |untried: bool| {
+            let those = unable
+                .iter()
+                .filter(move |(_, _, is_untried)| *is_untried == untried);
+            those
+                .map(|(node, address, _)| (node.as_str(), *address))
+                .collect()
+        };
         let question = Question {
             pool: self.pool.clone(),
             nodes,
             owners: owners.clone(),
             preferred: self.pool.iter().filter_map(prefers).collect(),
-            cannot: cannot
-                .iter()
-                .map(|(node, address)| (node.as_str(), *address))
-                .collect(),
+            cannot: of(false),
+            untried: of(true),
         };
         assert!(
             share(&question) == owners,
