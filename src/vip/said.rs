@@ -52,7 +52,7 @@ pub enum Said {
         /// Why.
         because: String,
     },
-    /// An address is ours.
+    /// An address is ours, and the kernel answers for it.
     Took {
         /// Which.
         address: IpAddr,

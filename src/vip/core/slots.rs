@@ -37,6 +37,8 @@ pub(super) struct Slot {
     pub(super) not_before: At,
     pub(super) refused: u32,
     pub(super) trouble: Option<Trouble>,
+    /// What is said as soon as the kernel says that it is there.
+    pub(super) took: Option<Said>,
     /// How often it was taken off the interface by somebody else, since when.
     pub(super) losses: Option<(At, u32)>,
 }
@@ -174,6 +176,7 @@ impl Core {
         let is_known = slot.up().is_some_and(|up| !up.inherited);
         let ends = if is_known { until } else { At(Duration::MAX) };
         let old = slot.drops;
+        slot.took = None;
         slot.kernel = Kernel::Going {
             ends,
             old,
@@ -225,6 +228,9 @@ impl Core {
                 up.told = 0;
                 up.tell = ANNOUNCED_AFTER.first().map(|after| now + *after);
                 self.stirred = true;
+                if let Some(took) = slot.took.take() {
+                    self.todo.say(took);
+                }
             }
             Err(error) => self.fail(address, error),
         }
@@ -367,8 +373,8 @@ impl Core {
             tell: None,
         });
         slot.takes += 1;
+        slot.took = Some(Said::took(address, token, from));
         self.todo.host.push(Effect::Take { address, until });
-        self.todo.say(Said::took(address, token, from));
     }
 
     /// When something is to be done for an address, if nothing changes.

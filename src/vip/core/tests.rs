@@ -412,6 +412,25 @@ fn or_when_it_must_be_since_nothing_makes_it_last_any_longer() {
 }
 
 #[test]
+fn that_an_address_is_taken_is_said_when_the_kernel_has_said_so_and_once() {
+    let took = |said: &Said| matches!(said, Said::Took { .. });
+    let mut node = Node::with(0);
+    node.kernel = Err("no such device".to_owned());
+    node.put("ips/10.0.0.1", "", None);
+    node.watch();
+    assert_eq!(node.taken(), [ip(1)]);
+    assert!(!node.said(took) && node.said(|said| matches!(said, Said::TakeFailed { .. })));
+    node.kernel = Ok(());
+    node.pass(TROUBLE_FIRST * 2);
+    assert!(node.said(took));
+    // Put back, it is not taken again.
+    node.done.clear();
+    node.happen(Event::Lost { address: ip(1) });
+    assert_eq!(node.taken(), [ip(1)]);
+    assert!(!node.said(took));
+}
+
+#[test]
 fn what_cannot_be_held_here_is_left_to_others_and_told_to_them() {
     let mut node = Node::with(1);
     node.other("other");
