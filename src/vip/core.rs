@@ -189,6 +189,14 @@ struct Stop {
     by: At,
 }
 
+/// It ends, and keeps all: what one more sign of life is still waited for, so that the next instance has a whole `ttl`.
+#[derive(Clone, Debug)]
+struct Keep {
+    /// None: it is not worth while.
+    sign: Option<Ticket>,
+    by: At,
+}
+
 /// What went wrong with the store.
 #[derive(Clone, Debug)]
 struct StoreFault {
@@ -245,6 +253,7 @@ pub struct Core {
     /// What was inherited is held until something speaks against it.
     inherits: bool,
     stop: Option<Stop>,
+    keep: Option<Keep>,
     finished: bool,
 
     lease: Option<Lease>,
@@ -319,6 +328,7 @@ impl Core {
             health: None,
             inherits: false,
             stop: None,
+            keep: None,
             finished: false,
             lease: None,
             former: VecDeque::new(),
@@ -414,6 +424,7 @@ impl Core {
             Some(self.silent_at()).filter(|_| self.watching && self.look.sent.is_none()),
             self.blind_at().filter(|_| !self.is_blind),
             self.stop.as_ref().map(|stop| stop.by),
+            self.keep.as_ref().map(|keep| keep.by),
             self.rival.map(|rival| self.view.waited_for(rival)),
         ];
         let stirred = self.stirred.then_some(self.now);
@@ -541,16 +552,29 @@ impl Core {
     fn stop(&mut self, keep: bool) {
         self.stirred = true;
         if keep {
-            self.finished = true;
-            self.todo.last.push(Effect::Finished);
+            self.keep_all();
         } else if self.stop.is_none() {
             let by = self.down_by().max(self.until.unwrap_or(self.now));
             self.stop = Some(Stop { by });
         }
     }
 
+    /// When all is kept: the last sign of life and the lease's are answered, or not in time.
+    fn end_kept(&mut self) {
+        let Some(keep) = &self.keep else { return };
+        if let Some(sign) = keep.sign
+            && (self.sign_ticket == Some(sign) || self.keep_alive.sent.is_some())
+            && self.now < keep.by
+        {
+            return;
+        }
+        self.todo.last.push(Effect::Finished);
+        self.finished = true;
+    }
+
     /// When all is given up, or must be.
     fn end(&mut self) {
+        self.end_kept();
         let Some(stop) = &self.stop else { return };
         let is_out = matches!(self.advert, Advert::Out(_)) && self.sign.sent.is_none();
         if self.now < stop.by && !(is_out && self.is_empty_handed()) {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Advert, Asked, At, Core, Effect, FORMER, Lease, Purpose};
+use super::{Advert, Asked, At, Core, Effect, FORMER, Keep, Lease, Purpose};
 use crate::store::{Is, LeaseId, Outcome, Revision, StoreError, Transaction};
 use crate::vip::keys::Key;
 use crate::vip::said::{Said, Why};
@@ -265,6 +265,21 @@ impl Core {
             self.stirred = true;
             self.sign.due = self.now;
         }
+    }
+
+    /// All is left to the next instance. It is given a whole `ttl` for its start, if there is anything and the store does what it is told.
+    pub(super) fn keep_all(&mut self) {
+        let by = self.now + self.settings.patience;
+        let (is_in, works) = (matches!(self.advert, Advert::In(_)), self.failing.is_none());
+        let is_worth_while = is_in && works && !self.is_deaf && self.up().next().is_some();
+        if is_worth_while {
+            self.forget_sign();
+            self.sign(true);
+            self.keep_alive.sent = None;
+            self.keep_alive.due = self.now;
+        }
+        let sign = self.sign_ticket.filter(|_| is_worth_while);
+        self.keep = Some(Keep { sign, by });
     }
 
     fn forget_sign(&mut self) {

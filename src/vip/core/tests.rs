@@ -886,11 +886,18 @@ fn told_to_end_it_does_not_wait_for_a_store_that_is_gone_for_longer_than_others_
 }
 
 #[test]
-fn told_to_keep_all_it_ends_at_once_and_the_next_one_goes_on() {
+fn told_to_keep_all_it_shows_one_more_sign_of_life_and_the_next_one_goes_on() {
     let mut node = Node::with(2);
+    node.pass(INTERVAL - ms(1));
+    node.done.clear();
     node.happen(Event::Stop { keep: true });
-    assert_eq!(node.done(), [Effect::Finished]);
+    let effects = node.done();
     let (lease, until) = node.session();
+    assert_eq!(until, node.now + TTL.saturating_sub(MARGIN), "a whole ttl");
+    let end = [Effect::Extend { until }, Effect::Finished];
+    assert_eq!(effects[effects.len() - 2..], end);
+    assert_eq!(commits(&effects).len(), 1);
+    assert!(effects.contains(&Effect::KeepAlive { lease }));
     let addresses = BTreeSet::from([ip(1), ip(2)]);
     let inheritance = Inheritance {
         lease,
@@ -906,6 +913,27 @@ fn told_to_keep_all_it_ends_at_once_and_the_next_one_goes_on() {
     assert_eq!(next.core.status(next.now).held.len(), 2);
     next.pass(TTL * 3);
     assert!(next.taken().is_empty() && next.dropped().is_empty());
+}
+
+#[test]
+fn told_to_keep_all_it_does_not_wait_for_a_store_that_does_not_answer() {
+    let mut node = Node::with(1);
+    node.store = false;
+    node.happen(Event::Stop { keep: true });
+    assert!(!node.done.contains(&Effect::Finished));
+    node.pass(PATIENCE);
+    assert!(node.done.contains(&Effect::Finished));
+    assert!(node.dropped().is_empty());
+    // Nor for one of which that is known, nor where there is nothing to keep.
+    let mut node = Node::with(1);
+    node.store = false;
+    node.pass(INTERVAL + PATIENCE * 2);
+    node.done.clear();
+    node.happen(Event::Stop { keep: true });
+    assert_eq!(node.done(), [Effect::Finished]);
+    let mut node = Node::with(0);
+    node.happen(Event::Stop { keep: true });
+    assert_eq!(node.done(), [Effect::Finished]);
 }
 
 #[test]
