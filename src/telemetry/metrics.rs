@@ -122,12 +122,21 @@ impl Figures {
             .iter()
             .filter_map(|value| value.to_str().ok());
         let is_modern = accepted.any(|value| value.contains("application/openmetrics-text"));
-        let mut text = String::with_capacity(8 << 10);
-        match encode(&mut text, &self.registry) {
-            Ok(()) if is_modern => http::respond(StatusCode::OK, OPEN_METRICS, text),
-            Ok(()) => http::respond(StatusCode::OK, PLAIN, older(&text)),
+        match self.text() {
+            Ok(text) if is_modern => http::respond(StatusCode::OK, OPEN_METRICS, text),
+            Ok(text) => http::respond(StatusCode::OK, PLAIN, older(&text)),
             Err(error) => http::text(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
         }
+    }
+
+    /// All of them in OpenMetrics.
+    ///
+    /// # Errors
+    /// A figure cannot be written.
+    pub fn text(&self) -> Result<String, std::fmt::Error> {
+        let mut text = String::with_capacity(8 << 10);
+        encode(&mut text, &self.registry)?;
+        Ok(text)
     }
 }
 
@@ -187,8 +196,7 @@ mod tests {
             "Hosts",
             [([("host", "a\"} 1\nforged 1\n# EOF".to_owned())], 1.0)],
         );
-        let mut text = String::new();
-        encode(&mut text, &figures.registry).unwrap();
+        let text = figures.text().unwrap();
         assert!(
             text.contains(r#"x_host{host="a\"} 1\nforged 1\n# EOF"} 1.0"#),
             "{text}"

@@ -6,7 +6,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::run::Question;
-use super::shown::{Shown, State};
+use super::shown::{Held, Pooled, Shown, State};
 use crate::cli::unix_milliseconds;
 use crate::telemetry::http::{self, Method, StatusCode};
 use crate::telemetry::metrics::Figures;
@@ -56,8 +56,20 @@ impl Metrics {
     }
 }
 
+/// Whether the kernel may answer for it: one that it was told to drop it answers for until then at the latest, whatever has failed.
+fn is_held(held: &Held) -> bool {
+    held.up || !held.dropping
+}
+
 fn figures(shown: &Shown, counts: &super::run::Counts, started_ms: u64) -> Figures {
     let flag = |is: bool| if is { 1.0 } else { 0.0 };
+    let held = || shown.held.iter().filter(|held| is_held(held));
+    // Its own mark outlives what it has dropped, as long as the store does not answer.
+    let is_owned = |pooled: &Pooled| {
+        pooled.owner_alive
+            && (pooled.owner.as_ref() != Some(&shown.node)
+                || held().any(|held| held.address == pooled.address))
+    };
     let mut figures = Figures::new("io_vip", started_ms);
     figures.gauge(
         "io_vip_takes_part",
@@ -67,13 +79,13 @@ fn figures(shown: &Shown, counts: &super::run::Counts, started_ms: u64) -> Figur
     figures.gauge(
         "io_vip_held",
         "Addresses that this node holds",
-        shown.held.len() as f64,
+        held().count() as f64,
     );
     figures.gauge("io_vip_pool", "Addresses of the pool", shown.pool.len() as f64);
     figures.gauge(
         "io_vip_pool_unowned",
         "Addresses of the pool that no node that is alive holds",
-        shown.pool.iter().filter(|pooled| !pooled.owner_alive).count() as f64,
+        shown.pool.iter().filter(|pooled| !is_owned(pooled)).count() as f64,
     );
     figures.gauge(
         "io_vip_nodes_alive",
@@ -93,11 +105,25 @@ fn figures(shown: &Shown, counts: &super::run::Counts, started_ms: u64) -> Figur
     figures.labelled(
         "io_vip_holds",
         "The addresses that this node holds",
-        shown
-            .held
-            .iter()
-            .map(|held| ([("address", held.address.to_string())], 1.0)),
+        held().map(|held| ([("address", held.address.to_string())], 1.0)),
     );
+    let cannot = shown
+        .pool
+        .iter()
+        .filter(|pooled| pooled.cannot.contains_key(&shown.node));
+    figures.labelled(
+        "io_vip_cannot",
+        "Addresses of the pool that this node could not hold, and leaves to others for now",
+        cannot.map(|pooled| ([("address", pooled.address.to_string())], 1.0)),
+    );
+    // Before the store was looked at nobody knows, and a pause outlives restarts.
+    if shown.revision.is_some() {
+        figures.gauge(
+            "io_vip_paused",
+            "Whether somebody has paused this node",
+            flag(shown.paused.contains_key(&shown.node)),
+        );
+    }
     figures.counter(
         "io_vip_taken",
         "Addresses that this node has taken since its start",
@@ -110,4 +136,122 @@ fn figures(shown: &Shown, counts: &super::run::Counts, started_ms: u64) -> Figur
         counts.lapses,
     );
     figures
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::net::IpAddr;
+
+    use super::super::run::Counts;
+    use super::*;
+
+    const HERE: &str = "a";
+
+    fn address(last: u8) -> IpAddr {
+        IpAddr::from([192, 0, 2, last])
+    }
+
+    fn held(last: u8, up: bool, dropping: bool) -> Held {
+        Held {
+            address: address(last),
+            token: None,
+            since_ms: None,
+            up,
+            dropping,
+        }
+    }
+
+    fn pooled(last: u8, owner: Option<&str>, owner_alive: bool) -> Pooled {
+        Pooled {
+            address: address(last),
+            owner: owner.map(str::to_owned),
+            token: None,
+            owner_alive,
+            preferred: None,
+            share_of: None,
+            free_in_ms: None,
+            cannot: BTreeMap::new(),
+        }
+    }
+
+    fn shown() -> Shown {
+        Shown {
+            node: HERE.to_owned(),
+            state: State::TakesPart,
+            because: None,
+            lease: None,
+            until_ms: None,
+            held: Vec::new(),
+            pool: Vec::new(),
+            nodes: Vec::new(),
+            paused: BTreeMap::new(),
+            revision: Some(1),
+            watching: true,
+            last_fault: None,
+        }
+    }
+
+    /// The samples whose names begin so, in their order.
+    fn samples(shown: &Shown, name: &str) -> Vec<String> {
+        let text = figures(shown, &Counts::default(), 0).text().unwrap();
+        let is_it = |line: &&str| {
+            line.strip_prefix(name)
+                .is_some_and(|rest| rest.starts_with([' ', '{']))
+        };
+        let mut found: Vec<_> = text.lines().filter(is_it).map(str::to_owned).collect();
+        found.sort();
+        found
+    }
+
+    #[test]
+    fn an_address_is_unowned_that_nobody_alive_has_or_that_this_node_has_marked_and_dropped() {
+        let mut node = shown();
+        node.pool = vec![
+            pooled(1, Some(HERE), true),
+            pooled(2, Some("b"), true),
+            pooled(3, Some("b"), false),
+            pooled(4, None, false),
+        ];
+        assert_eq!(samples(&node, "io_vip_pool_unowned"), ["io_vip_pool_unowned 3.0"]);
+        node.held = vec![held(1, true, false)];
+        assert_eq!(samples(&node, "io_vip_pool_unowned"), ["io_vip_pool_unowned 2.0"]);
+    }
+
+    #[test]
+    fn what_the_kernel_answers_for_no_more_is_not_held() {
+        let mut node = shown();
+        node.held = vec![
+            held(1, true, false),
+            held(2, false, false),
+            held(3, true, true),
+            held(4, false, true),
+        ];
+        assert_eq!(samples(&node, "io_vip_held"), ["io_vip_held 3.0"]);
+        let holds = [1, 2, 3].map(|last| format!("io_vip_holds{{address=\"192.0.2.{last}\"}} 1.0"));
+        assert_eq!(samples(&node, "io_vip_holds"), holds);
+    }
+
+    #[test]
+    fn what_another_node_cannot_hold_is_not_ours_to_tell() {
+        let mut node = shown();
+        node.pool = vec![pooled(1, None, false), pooled(2, None, false)];
+        node.pool[0].cannot.insert(HERE.to_owned(), "no".to_owned());
+        node.pool[1].cannot.insert("b".to_owned(), "no".to_owned());
+        assert_eq!(
+            samples(&node, "io_vip_cannot"),
+            ["io_vip_cannot{address=\"192.0.2.1\"} 1.0"]
+        );
+    }
+
+    #[test]
+    fn whether_it_is_paused_is_told_when_the_store_has_said_so() {
+        let mut node = shown();
+        node.paused.insert("b".to_owned(), String::new());
+        assert_eq!(samples(&node, "io_vip_paused"), ["io_vip_paused 0.0"]);
+        node.paused.insert(HERE.to_owned(), String::new());
+        assert_eq!(samples(&node, "io_vip_paused"), ["io_vip_paused 1.0"]);
+        node.revision = None;
+        assert!(samples(&node, "io_vip_paused").is_empty());
+    }
 }
