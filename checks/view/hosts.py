@@ -1,4 +1,4 @@
-"""A fleet of real guardians on this machine, what follows them, an io-fence, and the end of all that was started for it."""
+"""A fleet of real guardians on this machine, what follows them, an io-fence, an io-vip, and the end of all that was started for it."""
 
 from __future__ import annotations
 
@@ -210,8 +210,8 @@ class Guardian:
         return count
 
 
-class Fence:
-    """A real `io-fence run` that watches a folder in memory, in a network of its own: with no root, and no table of this machine's."""
+class Apart:
+    """What runs in a network of its own: with no root, and no table or address of this machine's."""
 
     # Nobody else's network can be asked from here.
     ASK = """
@@ -221,27 +221,31 @@ with requests.urlopen(request, timeout=float(sys.argv[3])) as answer:
     print(answer.headers["Content-Type"])
     sys.stdout.write(answer.read().decode())
 """
+    url: str
 
-    def __init__(self, bin_dir: Path) -> None:
-        # Its state must be in memory.
+    def __init__(self) -> None:
+        # What they keep, and watch, must be in memory.
         self.folder = Folder("/dev/shm")
-        place = self.folder.path
-        self.watched = str(place / "watched")
-        os.mkdir(self.watched)
-        self.binary, self.socket = str(bin_dir / "io-fence"), str(place / "socket")
+        self.programs: list[Program] = []
+
+    def first(self, up: str, *command: str) -> Program:
+        """Makes the network by `up`, and runs in it what it lasts for."""
         # `exec`: the process that was started is the one that is ended.
-        up = 'PATH="$PATH:/usr/sbin:/sbin"; ip link set lo up && exec "$@"'
-        self.program = Program(
-            "unshare", *self.namespaces(), "sh", "-c", up, "sh",
-            self.binary, "run", "--monitor", self.watched, "--ports", "5432", "--socket", self.socket, "--state", str(place / "state.json"),
-            "--metrics", "127.0.0.1:0",
-        )  # fmt: skip
-        try:
-            self.url = f"http://{self.program.address('figures at')}/metrics"
-            self._await_a_minute()
-        except BaseException:
-            self.end()
-            raise
+        up = f'set -e; PATH="$PATH:/usr/sbin:/sbin"; ip link set lo up; {up} exec "$@"'
+        return self._note(Program("unshare", *self.namespaces(), "sh", "-c", up, "sh", *command))
+
+    def next(self, *command: str) -> Program:
+        return self._note(Program(*self.inside(), *command))
+
+    def _note(self, program: Program) -> Program:
+        self.programs.append(program)
+        return program
+
+    def inside(self) -> list[str]:
+        """What a command that goes in begins with. Any of those in there may have ended."""
+        user = ["--user", "--preserve-credentials"] if os.geteuid() != 0 else []
+        alive = next(program.process.pid for program in reversed(self.programs) if program.process.poll() is None)
+        return ["nsenter", "--target", str(alive), "--net", *user]
 
     @staticmethod
     def namespaces() -> list[str]:
@@ -253,33 +257,142 @@ with requests.urlopen(request, timeout=float(sys.argv[3])) as answer:
         if shutil.which("ip", path=f"{os.environ['PATH']}:/usr/sbin:/sbin") is None:
             return "ip is not there: install the Debian package `iproute2`"
         tried = subprocess.run(["unshare", *cls.namespaces(), "true"], capture_output=True, text=True, timeout=PATIENCE, check=False)
-        return None if tried.returncode == 0 else f"no network of its own for io-fence: {tried.stderr.strip()}"
-
-    def _await_a_minute(self) -> None:
-        """What the last minute was like is not there before the first write."""
-        deadline = time.monotonic() + PATIENCE
-        while not any(line.startswith("io_fence_write_latency_") for line in self.figures("text/plain")[1].splitlines()):
-            if time.monotonic() > deadline:
-                raise RuntimeError("no write came back:\n" + "\n".join(self.program.lines))
-            time.sleep(0.1)
+        return None if tried.returncode == 0 else f"no network of its own can be made: {tried.stderr.strip()}"
 
     def figures(self, accept: str) -> tuple[str, str]:
         """Content type and text."""
-        inside = ["--user", "--preserve-credentials"] if os.geteuid() != 0 else []
         said = subprocess.run(
-            ["nsenter", "--target", str(self.program.process.pid), "--net", *inside, sys.executable, "-I", "-c", self.ASK, self.url, accept, str(PATIENCE)],
+            [*self.inside(), sys.executable, "-I", "-c", self.ASK, self.url, accept, str(PATIENCE)],
             capture_output=True, text=True, timeout=2 * PATIENCE, check=True,
         ).stdout  # fmt: skip
         kind, _, text = said.partition("\n")
         return kind, text
 
+    def values(self) -> dict[str, float]:
+        """Each sample, with its labels as they are written."""
+        _, text = self.figures("text/plain")
+        samples = (line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+        return {name: float(value) for name, value in samples}
+
+    def evidence(self) -> list[str]:
+        return [line for program in self.programs for line in list(program.lines)[-10:]]
+
+    def end(self) -> None:
+        """The last one first: it may want to say goodbye to those before."""
+        for program in reversed(self.programs):
+            program.end()
+        self.folder.remove()
+
+
+class Fence(Apart):
+    """A real `io-fence run` that watches a folder in memory."""
+
+    def __init__(self, bin_dir: Path) -> None:
+        super().__init__()
+        place = self.folder.path
+        self.watched = str(place / "watched")
+        os.mkdir(self.watched)
+        self.binary, self.socket = str(bin_dir / "io-fence"), str(place / "socket")
+        try:
+            program = self.first(
+                "", self.binary, "run", "--monitor", self.watched, "--ports", "5432", "--socket", self.socket,
+                "--state", str(place / "state.json"), "--metrics", "127.0.0.1:0",
+            )  # fmt: skip
+            self.url = f"http://{program.address('figures at')}/metrics"
+            self._await_a_minute()
+        except BaseException:
+            self.end()
+            raise
+
+    def _await_a_minute(self) -> None:
+        """What the last minute was like is not there before the first write."""
+        deadline = time.monotonic() + PATIENCE
+        while not any(name.startswith("io_fence_write_latency_") for name in self.values()):
+            if time.monotonic() > deadline:
+                raise RuntimeError("no write came back:\n" + "\n".join(self.evidence()))
+            time.sleep(0.1)
+
     def by_hand(self, *command: str) -> None:
         """`io-fence fence …` or `unfence …`."""
         subprocess.run([self.binary, *command, "--socket", self.socket], capture_output=True, timeout=PATIENCE, check=True)
 
-    def end(self) -> None:
-        self.program.end()
-        self.folder.remove()
+
+class Vip(Apart):
+    """A real `io-vip run`, the only one of its pool, beside a real etcd."""
+
+    FREE, TAKEN = "192.0.2.1", "192.0.2.2"
+    # An interface with a carrier; and an address that is this host's own already, so that io-vip cannot hold it.
+    UP = f"ip link add v0 type veth peer name v1; ip link set v0 up; ip link set v1 up; ip address add {TAKEN}/32 dev lo;"
+    STORE = "http://127.0.0.1:2379"
+
+    def __init__(self, bin_dir: Path) -> None:
+        super().__init__()
+        place = self.folder.path
+        self.binary, self.config = str(bin_dir / "io-vip"), place / "io-vip.toml"
+        told = {
+            "interface": "v0", "nodename": "a", "dcs-endpoints": [self.STORE], "checker-type": "none", "ttl": "5s",
+            "metrics": "127.0.0.1:0", "socket": str(place / "socket"), "state": str(place / "state.json"),
+        }  # fmt: skip
+        # Strings and lists of them are written like JSON's.
+        self.config.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in told.items()))
+        try:
+            peer = "http://127.0.0.1:2380"
+            self.store = self.first(
+                self.UP, "etcd", "--name", "a", "--data-dir", str(place / "etcd"),
+                "--listen-client-urls", self.STORE, "--advertise-client-urls", self.STORE,
+                "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", f"a={peer}",
+            )  # fmt: skip
+            self.store.line("ready to serve client requests")
+            program = self.next(self.binary, "run", "--config", str(self.config))
+            self.url = f"http://{program.address('figures at')}/metrics"
+            self.operate("add", self.FREE, self.TAKEN)
+            self.until(HEALTHY)
+        except BaseException:
+            self.end()
+            raise
+
+    @classmethod
+    def missing(cls, bin_dir: Path) -> str | None:
+        """Why there can be none here."""
+        if shutil.which("etcd") is None:
+            return "etcd is not installed: apt-get install etcd-server"
+        if not (bin_dir / "io-vip").exists():
+            return "io-vip was not built: cargo build --features etcd, which needs protoc"
+        return cls.cannot()
+
+    def operate(self, *command: str) -> None:
+        """`io-vip add …`, `pause`, `resume`."""
+        done = subprocess.run(
+            [*self.inside(), self.binary, *command, "--config", str(self.config)],
+            capture_output=True, text=True, timeout=PATIENCE, check=False,
+        )  # fmt: skip
+        if done.returncode != 0:
+            raise AssertionError(f"io-vip {command[0]} ended with {done.returncode}:\n{done.stderr}")
+
+    def until(self, wanted: dict[str, float]) -> None:
+        """Waits until the figures are these, one that is not there counting as None."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            values = self.values()
+            seen = {name: values.get(name) for name in wanted}
+            if seen == wanted:
+                return
+            if time.monotonic() > deadline:
+                raise AssertionError(f"wanted {wanted}, and there was {seen}:\n" + "\n".join(self.evidence()))
+            time.sleep(0.1)
+
+
+HEALTHY: dict[str, float] = {
+    "io_vip_takes_part": 1,
+    "io_vip_store_watched": 1,
+    "io_vip_paused": 0,
+    "io_vip_pool": 2,
+    "io_vip_pool_unowned": 1,
+    "io_vip_held": 1,
+    f'io_vip_holds{{address="{Vip.FREE}"}}': 1,
+    f'io_vip_cannot{{address="{Vip.TAKEN}"}}': 1,
+    "io_vip_lapses_total": 0,
+}
 
 
 class Fleet:

@@ -1,8 +1,8 @@
 """Compares alerts.yaml and dashboard.json with what the programs really expose, and lets promtool look at all of it.
 
-    /usr/bin/python3 checks/view/metrics.py GUARDIAN COORDINATOR FENCE
+    /usr/bin/python3 checks/view/metrics.py GUARDIAN COORDINATOR FENCE [VIP]
 
-All three are files with the answer to GET /metrics. Prometheus and Grafana say nothing about a metric or a label that does not
+All of them are files with the answer to GET /metrics. Without the last one, what asks for io-vip's figures is left out. Prometheus and Grafana say nothing about a metric or a label that does not
 exist: an alert on it never fires, a panel on it stays empty. So this fails for every name that no exposition has.
 """
 
@@ -27,7 +27,7 @@ ADDED = {"job", "instance"}
 # What Prometheus makes by itself, with its labels.
 BUILT_IN = {"up": ADDED, "ALERTS": ADDED | {"alertname", "alertstate"}}
 # Their values come from the user's fleet; those of other labels are words of the programs, and a wrong one matches nothing.
-FREE_VALUES = ADDED | {"host", "database", "folder", "version", "alertname", "alertstate", "__name__"}
+FREE_VALUES = ADDED | {"host", "database", "folder", "address", "version", "alertname", "alertstate", "__name__"}
 
 KEYWORDS = {"and", "or", "unless", "atan2", "bool", "offset", "inf", "nan"}
 GROUPING = {"by", "without", "on", "ignoring", "group_left", "group_right"}
@@ -443,12 +443,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("guardian", type=Path, help="a file with what a guardian answers to GET /metrics")
     parser.add_argument("coordinator", type=Path, help="the same of a coordinator")
     parser.add_argument("fence", type=Path, help="the same of io-fence")
+    parser.add_argument("vip", type=Path, nargs="?", help="the same of io-vip, which needs an etcd")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where alerts.yaml, alerts_test.yaml and dashboard.json are")
     parser.add_argument("--promtool", default="promtool", help="the program to call")
     parser.add_argument("--names-only", action="store_true", help="without promtool, which cannot read the OpenMetrics format")
     options = parser.parse_args(arguments)
     folder: Path = options.folder
-    files = (options.guardian, options.coordinator, options.fence)
+    files = [options.guardian, options.coordinator, options.fence, *([options.vip] if options.vip else [])]
     results: list[tuple[str, list[str]]] = []
 
     try:
@@ -465,9 +466,12 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"FAIL dashboard.json is not a dashboard as Grafana exports it: {error!r}")
         return 1
 
+    left_out = re.compile(r"\bio_vip_" if options.vip is None else r"(?!)")
+    asked = [rule for rule in rules if not left_out.search(rule.text)]
+    queries = [query for query in queries if not left_out.search(query.text)]
     # Rules that record come first: alerts and panels may use what they make.
-    rule_faults = [f for rule in sorted(rules, key=lambda r: r.record is None) for f in faults_of(rule, exposed)]
-    results.append((f"alerts.yaml asks only for what exists ({len(rules)} rules)", rule_faults))
+    rule_faults = [f for rule in sorted(asked, key=lambda r: r.record is None) for f in faults_of(rule, exposed)]
+    results.append((f"alerts.yaml asks only for what exists ({len(asked)} rules)", rule_faults))
     panel_faults = [f for query in queries for f in faults_of(query, exposed)]
     results.append((f"dashboard.json asks only for what exists ({len(queries)} queries)", panel_faults))
     results.append(("dashboard.json can be imported anywhere", layout))

@@ -1,7 +1,7 @@
 """What people and monitoring see of a fleet of twenty real guardians: the page in a real browser, `top` in a terminal, and the figures;
-those of an io-fence, too.
+those of an io-fence and of an io-vip, too.
 
-All of it is on loopback, and needs no root. Each drain is a real one, by the real `io-coordinator drain`; the hosts take one to three
+All of it is on loopback, or in networks of its own, and needs no root. Each drain is a real one, by the real `io-coordinator drain`; the hosts take one to three
 seconds for it, so what is shown in its course can be told from what is shown at its end.
 """
 
@@ -28,7 +28,7 @@ import metrics  # noqa: E402
 import page as pages  # noqa: E402
 import top as tops  # noqa: E402
 from browser import Browser, Page  # noqa: E402
-from hosts import Fence, Fleet  # noqa: E402
+from hosts import HEALTHY, Fence, Fleet, Vip  # noqa: E402
 
 DRAIN = ["undrained", "draining", "drained"]
 
@@ -356,8 +356,17 @@ class View(unittest.IsolatedAsyncioTestCase):
         self.addCleanup(fence.end)
         return fence
 
+    async def vip(self) -> Vip | str:
+        """One that ends with the test; or why there is none."""
+        bin_dir = Path(self.bin_dir).resolve()
+        if why := Vip.missing(bin_dir):
+            return why
+        vip = await asyncio.to_thread(Vip, bin_dir)
+        self.addCleanup(vip.end)
+        return vip
+
     async def test_alerts_and_dashboard_ask_only_for_figures_that_there_are(self) -> None:
-        fence = await self.fence()
+        fence, vip = await self.fence(), await self.vip()
         folder, name = self.fleet.folder.path, self.fleet.names[0]
         # How long the last operation took is not there before there was one.
         await self.undrained([name])
@@ -368,6 +377,8 @@ class View(unittest.IsolatedAsyncioTestCase):
             "coordinator": partial(self.fleet.figures, self.fleet.url),
             "fence": fence.figures,
         }
+        if isinstance(vip, Vip):
+            sources["vip"] = vip.figures
         plain, modern = [], []
         for who, figures in sources.items():
             kind, text = await asyncio.to_thread(figures, "text/plain")
@@ -385,6 +396,8 @@ class View(unittest.IsolatedAsyncioTestCase):
             with contextlib.redirect_stdout(said):
                 code = await asyncio.to_thread(metrics.main, [*map(str, files), *more])
             self.assertEqual(code, 0, "\n" + said.getvalue())
+        if isinstance(vip, str):
+            self.skipTest(f"all but those of io-vip were compared: {vip}")
 
     async def test_a_fence_by_hand_is_told_from_one_by_a_disk(self) -> None:
         fence = await self.fence()
@@ -393,11 +406,22 @@ class View(unittest.IsolatedAsyncioTestCase):
             if command:
                 reason = ["--reason", "a check"] if command == "fence" else []
                 await asyncio.to_thread(fence.by_hand, command, "--folder", fence.watched, *reason)
-            _, text = await asyncio.to_thread(fence.figures, "text/plain")
-            values = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+            values = await asyncio.to_thread(fence.values)
             of_it = f'{{folder="{fence.watched}"}}'
-            shown[name] = [float(values[each]) for each in (f"io_fence_fenced{of_it}", f"io_fence_fenced_by_disk{of_it}", "io_fence_by_hand")]
+            shown[name] = [values[each] for each in (f"io_fence_fenced{of_it}", f"io_fence_fenced_by_disk{of_it}", "io_fence_by_hand")]
         self.assertEqual(shown, {"open": [0, 0, 0], "by hand": [1, 0, 1], "open again": [0, 0, 0]})
+
+    async def test_an_address_that_nobody_holds_is_told_by_a_node_that_cannot_hold_it_is_paused_or_has_lost_the_store(self) -> None:
+        vip = await self.vip()
+        if isinstance(vip, str):
+            self.skipTest(vip)
+        nothing: dict[str, float] = {"io_vip_takes_part": 0, "io_vip_held": 0, "io_vip_pool": 2, "io_vip_pool_unowned": 2}
+        await asyncio.to_thread(vip.operate, "pause", "--reason", "a check")
+        await asyncio.to_thread(vip.until, nothing | {"io_vip_paused": 1.0, "io_vip_store_watched": 1.0, "io_vip_lapses_total": 0.0})
+        await asyncio.to_thread(vip.operate, "resume")
+        await asyncio.to_thread(vip.until, HEALTHY)
+        vip.store.kill()
+        await asyncio.to_thread(vip.until, nothing | {"io_vip_paused": 0.0, "io_vip_store_watched": 0.0, "io_vip_lapses_total": 1.0})
 
     @staticmethod
     def keep(file: Path, text: str) -> Path:
