@@ -112,6 +112,18 @@ let
             the ttl, so that a restart, or a switch that restarts it, moves none; at a shutdown others wait for them.
           '';
         };
+        neighbours = mkOption {
+          type = types.enum [
+            "ask"
+            "trust"
+          ];
+          default = "ask";
+          description = ''
+            Whether the neighbours are asked for an address before it is held for the first time since it came into the pool (`ask`), so that nobody takes
+            what a machine outside of the pool has. `trust` takes it without: where somebody answers for every address, as a router with proxy ARP does, all
+            would look taken.
+          '';
+        };
         checker-type = mkOption {
           type = types.nullOr (
             types.enum [

@@ -117,6 +117,16 @@ pub(super) enum OnStop {
     Keep,
 }
 
+/// What is made of an address that no node has held since it came into the pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Neighbours {
+    /// They are asked first whether somebody has it
+    Ask,
+    /// It is taken. For networks where somebody answers for every address (proxy ARP)
+    Trust,
+}
+
 /// Where the store is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -306,6 +316,9 @@ settings! {
         /// What becomes of the addresses when the daemon is told to end [default: release]
         #[arg(long, value_enum, value_name = "WHAT")]
         on_stop: OnStop,
+        /// Whether neighbours are asked for an address before it is held for the first time since it came into the pool [default: ask]
+        #[arg(long, value_enum, value_name = "WHAT")]
+        neighbours: Neighbours,
         /// Address and port of an HTTP server with /metrics (for Prometheus) and /healthz [default: none]
         #[arg(long, value_name = "ADDRESS:PORT")]
         metrics: SocketAddr,
@@ -374,6 +387,7 @@ pub(super) struct Config {
     pub(super) addresses: AddressSettings,
     pub(super) check: Pace,
     pub(super) on_stop: OnStop,
+    pub(super) neighbours: Neighbours,
     pub(super) metrics: Option<SocketAddr>,
     pub(super) socket: PathBuf,
     pub(super) state: PathBuf,
@@ -696,6 +710,7 @@ impl Config {
             },
             check: pace,
             on_stop: node.on_stop.unwrap_or(OnStop::Release),
+            neighbours: node.neighbours.unwrap_or(Neighbours::Ask),
             metrics: node.metrics,
             socket: node.socket.clone().unwrap_or_else(|| SOCKET.into()),
             state: node.state.clone().unwrap_or_else(|| STATE.into()),

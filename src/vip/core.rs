@@ -15,7 +15,7 @@
 //! - A mark is taken away only when the kernel has said that the address is down, or when it must be, since its own `until` is past.
 //!
 //! `event` has what happens and what is done about it, `session` the lease and the signs of life, `answers` what the store says, `slots` what is on the
-//! interface, `marks` whose each address should be and what is written about it.
+//! interface, `neighbours` what else is on the network, `marks` whose each address should be and what is written about it.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
@@ -30,6 +30,7 @@ use crate::store::{LeaseId, Revision, Transaction};
 mod answers;
 mod event;
 mod marks;
+mod neighbours;
 mod session;
 mod show;
 mod slots;
@@ -117,6 +118,10 @@ const UNTRIED_LONGEST: Duration = Duration::from_secs(60 * 60);
 const TROUBLE_FORGOTTEN: Duration = Duration::from_secs(60);
 /// So often within [`TROUBLE_FORGOTTEN`] an address that somebody takes off the interface is put there again.
 const LOSSES: u32 = 3;
+/// How long the neighbours' answers are waited for, each time. The shell needs a third of a second.
+const ASKED_FOR: Duration = Duration::from_secs(2);
+/// So often they are asked. That the answers do not come must not keep an address from everybody.
+const ASKED_TIMES: u32 = 2;
 /// Requests about addresses that wait for an answer at the same time.
 const REQUESTS: usize = 64;
 /// The longest pause after something that the store did not do.
@@ -300,6 +305,10 @@ pub struct Core {
     requests: BTreeMap<Ticket, Request>,
     last_ticket: u64,
     slots: BTreeMap<IpAddr, Slot>,
+    /// What is known to be the pool's own: a node has held it since it came into the pool, or nobody has answered for it.
+    cleared: BTreeSet<IpAddr>,
+    /// What the neighbours were asked for: when last, and how often.
+    asked: BTreeMap<IpAddr, (At, u32)>,
     /// Whose each address should be, as last worked out.
     shares: BTreeMap<IpAddr, String>,
     /// Something has changed that may matter to addresses.
@@ -356,6 +365,8 @@ impl Core {
             requests: BTreeMap::new(),
             last_ticket: 0,
             slots: BTreeMap::new(),
+            cleared: BTreeSet::new(),
+            asked: BTreeMap::new(),
             shares: BTreeMap::new(),
             stirred: true,
             slots_due: None,
@@ -478,6 +489,7 @@ impl Core {
             Event::Taken { address, result } => self.taken(address, result),
             Event::Dropped { address, result } => self.dropped(address, result),
             Event::Lost { address } => self.lost(address),
+            Event::Answered { addresses, found } => self.answered(&addresses, &found),
             Event::Heal => self.announce_all(),
             Event::Stop { keep } => self.stop(keep),
         }

@@ -12,7 +12,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::config::{Config, OnStop};
+use super::config::{Config, Neighbours, OnStop};
 use super::core::{Core, Inheritance};
 use super::hands::Hands;
 use super::health;
@@ -105,6 +105,7 @@ async fn serve(config: Config) -> Result<u8, Failure> {
         questions,
         ends: Ends { signals },
         keep: config.on_stop == OnStop::Keep,
+        asks: config.neighbours == Neighbours::Ask,
         counts: Counts::default(),
         timer: BootTimer::new().map_err(|error| Failure::failed(format!("cannot have a timer: {error}")))?,
     };

@@ -8,7 +8,7 @@ use super::core::At;
 use crate::cli::Failure;
 use crate::host::{
     AddressError, AddressEvent, AddressSettings, AddressWatch, Addresses, Announcer, DOOR_TABLE, Door,
-    Holder, LinkState, boottime,
+    Holder, Link, LinkState, boottime,
 };
 
 /// How often the kernel's tables are compared with what they should be.
@@ -180,6 +180,20 @@ impl Hands {
                 Err(format!("{shut}; {removed}"))
             }
         }
+    }
+
+    /// Which of these somebody else on this host has, and where to ask the neighbours for the others.
+    pub(super) fn strangers(
+        &mut self,
+        addresses: &BTreeSet<IpAddr>,
+    ) -> (BTreeMap<IpAddr, String>, Result<Link, String>) {
+        let mut found = BTreeMap::new();
+        for address in addresses {
+            if let Ok(Holder::Other(index)) = self.addresses.holder(*address) {
+                found.insert(*address, format!("the interface of number {index} of this host"));
+            }
+        }
+        (found, self.addresses.link().map_err(|error| error.to_string()))
     }
 
     pub(super) fn announce(&mut self, address: IpAddr) {

@@ -26,6 +26,16 @@ pub(super) fn log(said: &Said) {
             again_in = %humantime::format_duration(*again_in),
             "cannot hold an address; another node may try"
         ),
+        Said::Stranger {
+            address,
+            by,
+            again_in,
+        } => tracing::error!(
+            %address,
+            by,
+            again_in = %humantime::format_duration(*again_in),
+            "somebody on the network has an address of the pool already; it is left alone, and asked for again"
+        ),
         Said::DropFailed { address, error } => tracing::error!(
             %address,
             error,

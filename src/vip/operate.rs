@@ -43,6 +43,8 @@ pub(super) struct Listing {
     pub(super) ips: Vec<Listed>,
     /// Nodes that have shown a sign of life.
     pub(super) nodes: BTreeSet<String>,
+    /// What could not be put on which node's interface, and why.
+    pub(super) cannot: BTreeMap<IpAddr, BTreeMap<String, String>>,
     /// Nodes that are to hold nothing, and why.
     pub(super) paused: BTreeMap<String, String>,
     /// Keys that should be about an address, and are not; and why.
@@ -164,6 +166,10 @@ fn listing(keys: &Keys, revision: u64, entries: &[Entry]) -> Listing {
             Ok(Some(Key::Node(node))) => {
                 listing.nodes.insert(node);
             }
+            Ok(Some(Key::Cannot(node, address))) => {
+                let of = listing.cannot.entry(address).or_default();
+                of.insert(node, entry.value.clone());
+            }
             Ok(Some(Key::Paused(node))) => {
                 listing.paused.insert(node, entry.value.clone());
             }
@@ -226,6 +232,11 @@ pub(super) fn table(listing: &Listing) -> String {
     match nodes.as_slice() {
         [] => out.push_str("no node is healthy\n"),
         nodes => out.push_str(&format!("nodes: {}\n", nodes.join(", "))),
+    }
+    for (address, nodes) in &listing.cannot {
+        for (node, why) in nodes {
+            out.push_str(&format!("{address} cannot be held by {node}: {why}\n"));
+        }
     }
     for (node, why) in &listing.paused {
         out.push_str(&format!("paused: {node}: {why}\n"));

@@ -1,7 +1,8 @@
 //! The shell around the core: turns the store, the kernel, the check and time into events, and effects into actions.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::pending;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use futures_util::future::LocalBoxFuture;
@@ -18,7 +19,7 @@ use super::memo::MemoFile;
 use super::said::Said;
 use super::shown::Shown;
 use super::status::line;
-use crate::host::{BootTimer, boottime};
+use crate::host::{BootTimer, Link, ask_neighbours, boottime};
 use crate::store::{Store, StoreError, Watch};
 use crate::telemetry::notify;
 
@@ -75,6 +76,8 @@ pub(super) struct Daemon<S: Store> {
     pub(super) questions: mpsc::Receiver<Question>,
     pub(super) ends: Ends,
     pub(super) keep: bool,
+    /// Whether neighbours are asked at all.
+    pub(super) asks: bool,
     pub(super) timer: BootTimer,
     pub(super) counts: Counts,
 }
@@ -265,6 +268,14 @@ where
                 waiting.push_back(Event::Dropped { address, result });
             }
             Effect::Announce { address } => self.hands.announce(address),
+            Effect::Ask { addresses } if !self.asks => waiting.push_back(Event::Answered {
+                addresses,
+                found: BTreeMap::new(),
+            }),
+            Effect::Ask { addresses } => {
+                let here = self.hands.strangers(&addresses);
+                answers.push(ask(addresses, here).map(|event| (event, None)).boxed_local());
+            }
             Effect::Say(said) => {
                 self.counts.count(&said);
                 log(&said);
@@ -283,6 +294,31 @@ where
             *shown = line;
         }
     }
+}
+
+/// Asks the neighbours, where that keeps nobody: it takes a third of a second, and to close a packet socket takes the kernel a while.
+async fn ask(addresses: BTreeSet<IpAddr>, here: (BTreeMap<IpAddr, String>, Result<Link, String>)) -> Event {
+    let (mut found, link) = here;
+    let others: BTreeSet<IpAddr> = addresses
+        .iter()
+        .filter(|address| !found.contains_key(address))
+        .copied()
+        .collect();
+    let asked = match link {
+        Ok(link) => tokio::task::spawn_blocking(move || ask_neighbours(&link, &others))
+            .await
+            .map_err(|error| error.to_string())
+            .and_then(|asked| asked.map_err(|error| error.to_string())),
+        Err(error) => Err(error),
+    };
+    match asked {
+        Ok(asked) => found.extend(asked),
+        Err(error) => tracing::warn!(
+            error,
+            "the neighbours cannot be asked whether somebody has an address of the pool already; it is taken as if nobody had"
+        ),
+    }
+    Event::Answered { addresses, found }
 }
 
 async fn look<S: Store>(

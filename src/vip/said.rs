@@ -78,6 +78,15 @@ pub enum Said {
         /// When this node tries again.
         again_in: Duration,
     },
+    /// Somebody who is no node of the pool has an address of it: no node that hears the answer takes it.
+    Stranger {
+        /// Which.
+        address: IpAddr,
+        /// Who.
+        by: String,
+        /// When they are asked again.
+        again_in: Duration,
+    },
     /// The kernel may still answer for an address: it will not, from the end of the lease on.
     DropFailed {
         /// Which.

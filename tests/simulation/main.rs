@@ -149,4 +149,5 @@ fn whatever_happens_the_addresses_are_answered_for_by_one_host() {
         all.restarts > histories && all.boots > histories / 20 && all.rivals > histories / 100,
         "{all:?}"
     );
+    assert!(all.strangers > histories / 100, "{all:?}");
 }

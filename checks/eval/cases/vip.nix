@@ -132,6 +132,7 @@ in
               label = "vip";
               margin = "1s";
               metrics = "0.0.0.0:9880";
+              neighbours = "ask";
               nodename = "edge1";
               on-stop = "release";
               ttl = "10s";

@@ -4,7 +4,7 @@
 import typing
 
 HOLDERS = 4
-EXPECTED_ERRORS = [SLOW, "^v4: .*(name|nodename)"]
+EXPECTED_ERRORS = [SLOW, "^v[1-4]: somebody on the network has an address of the pool already", "^v4: .*(name|nodename)"]
 
 three, four = (v1, v2, v3), (v1, v2, v3, v4)
 hardware: dict[str, str] = {}
@@ -47,10 +47,14 @@ def second_api(method: str, path: str, data: str = "") -> None:
     p.succeed(f'python3 -c "{code}"')
 
 
+def hardware_of(host: LabMachine | LightMachine) -> str:
+    (link,) = json.loads(host.succeed("ip -j link show eth1"))
+    return str(link["address"])
+
+
 started(*three)
 for host in three:
-    (link,) = json.loads(host.succeed("ip -j link show eth1"))
-    hardware[host.name] = link["address"]
+    hardware[host.name] = hardware_of(host)
 
 with undisturbed(*three):
     with subtest("ten addresses, three hosts: four, three and three; keys, names and `list` say what the prober sees"):
@@ -82,8 +86,7 @@ with undisturbed(*three):
         one_at_most("before")
         add_a_host()
         shared(four)
-        (link,) = json.loads(v4.succeed("ip -j link show eth1"))
-        hardware["v4"] = link["address"]
+        hardware["v4"] = hardware_of(v4)
         verdict = one_at_most("a fourth host")
         assert len(moved(verdict)) == 2 == len(held_by(v4)), moved(verdict)
         assert verdict.gap <= HANDED + LATE, verdict.gaps
@@ -115,6 +118,28 @@ with undisturbed(*three):
             shared(four)
             one_at_most("taken out")
             assert set(stored("ips/")) == {f"ips/{address}{more}" for address in POOL for more in ("", "/marked")}, stored("ips/")
+            p.begin(POOL)
+            until("all are seen", lambda: are_held(POOL, four), 10)
+
+        with subtest("an address that a machine outside of the pool has is left to it, and taken when it has gone"):
+            foreign = ["192.168.1.112", "fd00:1::112"]
+            for address in foreign:
+                e1.succeed(f"ip address add {address} dev eth1{' nodad' if ':' in address else ''}")
+            p.begin([*POOL, *foreign])
+            until("it answers for them", lambda: all(p.holders()[address] == {"e1"} for address in foreign), 10)
+            one_at_most("before")
+            vip(v1, f"add {' '.join(foreign)}")
+            until("each host says so", lambda: len([key for key in stored("cannot/") if key.split("/")[-1] in foreign]) == 2 * len(four), 30)
+            stays("nobody takes them", lambda: all(p.holders()[address] == {"e1"} for address in foreign), 3 * TTL)
+            assert vip(v2, "list").count(f"cannot be held by v2: {hardware_of(e1)} has it already") == 2, vip(v2, "list")
+            for address in foreign:
+                e1.succeed(f"ip address del {address} dev eth1")
+            # They are asked for again at most a minute apart.
+            shared(four, [*POOL, *foreign], 60 + CALM)
+            one_at_most("a stranger's")
+            vip(v1, f"remove {' '.join(foreign)}")
+            until("nobody has them", lambda: not any(p.holders()[address] for address in foreign), 10)
+            shared(four)
             p.begin(POOL)
             until("all are seen", lambda: are_held(POOL, four), 10)
 

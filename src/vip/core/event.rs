@@ -1,5 +1,6 @@
 //! What happens to a node, and what it does about it.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -64,6 +65,13 @@ pub enum Event {
         /// Which.
         address: IpAddr,
     },
+    /// An answer to [`Effect::Ask`].
+    Answered {
+        /// What was asked for.
+        addresses: BTreeSet<IpAddr>,
+        /// Who has answered, for those for which somebody has.
+        found: BTreeMap<IpAddr, String>,
+    },
     /// The interface is up again, or its peers have changed: all that is held is announced again.
     Heal,
     /// The daemon is to end: give up all, or keep all for the one that follows.
@@ -123,6 +131,11 @@ pub enum Effect {
     Announce {
         /// Which.
         address: IpAddr,
+    },
+    /// Ask the neighbours, and this host, whether somebody has these already, while nothing here answers for them.
+    Ask {
+        /// Which.
+        addresses: BTreeSet<IpAddr>,
     },
     /// Something that an operator should read, once.
     Say(Said),

@@ -48,6 +48,7 @@ impl Core {
     /// Looks at all addresses again.
     pub(super) fn settle_slots(&mut self) {
         self.stirred = false;
+        self.ask_neighbours();
         let shares = self.work_out_shares();
         let mut waiting = self.waiting(shares.as_ref());
         for address in self.addresses() {
@@ -242,7 +243,8 @@ impl Core {
             }
             return;
         }
-        let may_claim = shares.is_some() && self.beat.is_some() && self.has_time();
+        let is_ours = self.cleared.contains(&address);
+        let may_claim = shares.is_some() && self.beat.is_some() && self.has_time() && is_ours;
         if wished && can_take && may_claim && (mine || self.is_free(address)) {
             self.claim(address, lease);
             return;
@@ -329,7 +331,7 @@ impl Core {
         let told = self.view.cannot().get(&of);
         let trouble = self.slots.get(&address).and_then(|slot| slot.trouble.as_ref());
         let says = trouble.and_then(|trouble| {
-            if now < trouble.until {
+            if now < trouble.until || trouble.is_strangers {
                 return Some(trouble.error.clone());
             }
             // It would try again. Whoever has it does not give it up for that.

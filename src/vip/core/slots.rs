@@ -89,6 +89,24 @@ pub(super) struct Trouble {
     /// Until when it is left to those who can hold it.
     pub(super) forgotten: At,
     times: u32,
+    /// Somebody who is no node has it. Then it is asked for again before it is tried again.
+    pub(super) is_strangers: bool,
+}
+
+impl Trouble {
+    /// Once more, after what was before.
+    pub(super) fn after(before: Option<&Self>, now: At, error: String, is_strangers: bool) -> Self {
+        let times = before.map_or(0, |trouble| trouble.times) + 1;
+        let pause = TROUBLE_FIRST.saturating_mul(1 << (times - 1).min(8));
+        let until = now + pause.min(TROUBLE_LONGEST);
+        Self {
+            error,
+            until,
+            forgotten: until + UNTRIED_FIRST.saturating_mul(times).min(UNTRIED_LONGEST),
+            times,
+            is_strangers,
+        }
+    }
 }
 
 impl Slot {
@@ -138,7 +156,8 @@ impl Slot {
     }
 
     pub(super) fn troubled(&self, now: At) -> Option<&Trouble> {
-        self.trouble.as_ref().filter(|trouble| now < trouble.until)
+        let holds = |trouble: &&Trouble| now < trouble.until || trouble.is_strangers;
+        self.trouble.as_ref().filter(holds)
     }
 }
 impl Core {
@@ -245,16 +264,10 @@ impl Core {
         let held_for = slot.up().and_then(|up| up.there).map(|there| now.since(there));
         let was_well = held_for.is_some_and(|held_for| held_for >= TROUBLE_FORGOTTEN);
         let before = slot.trouble.as_ref().filter(|_| !was_well);
-        let times = before.map_or(0, |trouble| trouble.times) + 1;
-        let pause = TROUBLE_FIRST.saturating_mul(1 << (times - 1).min(8));
-        let again_in = pause.min(TROUBLE_LONGEST);
+        let trouble = Trouble::after(before, now, error.clone(), false);
+        let again_in = trouble.until.since(now);
         slot.losses = None;
-        slot.trouble = Some(Trouble {
-            error: error.clone(),
-            until: now + again_in,
-            forgotten: now + again_in + UNTRIED_FIRST.saturating_mul(times).min(UNTRIED_LONGEST),
-            times,
-        });
+        slot.trouble = Some(trouble);
         self.todo.say(Said::TakeFailed {
             address,
             error: error.clone(),
@@ -400,7 +413,7 @@ impl Core {
             .view
             .next(now)
             .filter(|_| matches!(self.advert, Advert::In(_)));
-        slots.into_iter().chain(view).min()
+        slots.into_iter().chain(view).chain(self.unanswered_at()).min()
     }
 
     /// By when the kernel answers for nothing any more that it was told to drop. For what is inherited that is not known: as long as others would wait.

@@ -41,6 +41,9 @@ struct Node {
     seen: bool,
     /// The kernel does what it is told, and says so.
     kernel: Result<(), String>,
+    /// Who else has what on the network, and whether anybody hears the answers.
+    strangers: BTreeMap<IpAddr, String>,
+    asks: bool,
     /// Answers are kept here instead, in their order.
     held_back: Option<Vec<Event>>,
 }
@@ -60,6 +63,8 @@ impl Node {
             store: true,
             seen: true,
             kernel: Ok(()),
+            strangers: BTreeMap::new(),
+            asks: true,
             held_back: None,
         }
     }
@@ -105,8 +110,13 @@ impl Node {
 
     fn happen(&mut self, event: Event) {
         let effects = self.core.on(self.now, event);
-        let answers: Vec<Event> = effects.iter().filter_map(|effect| self.answer(effect)).collect();
+        let mut answers: Vec<Event> = effects.iter().filter_map(|effect| self.answer(effect)).collect();
         self.done.extend(effects);
+        // What the neighbours say is held back by nobody.
+        let said = answers.extract_if(.., |answer| matches!(answer, Event::Answered { .. }));
+        for answer in said.collect::<Vec<_>>() {
+            self.happen(answer);
+        }
         match &mut self.held_back {
             Some(held_back) => held_back.extend(answers),
             None => answers.into_iter().for_each(|answer| self.happen(answer)),
@@ -134,6 +144,10 @@ impl Node {
             Effect::Drop { address } => Some(Event::Dropped {
                 address: *address,
                 result,
+            }),
+            Effect::Ask { addresses } if self.asks => Some(Event::Answered {
+                addresses: addresses.clone(),
+                found: self.strangers.clone(),
             }),
             _ if !self.store => None,
             Effect::Grant { ttl } => {
@@ -542,6 +556,84 @@ fn it_tries_again_at_once_when_nobody_else_holds_it_or_an_operator_wants_it() {
     node.put("ips/10.0.0.2/preferred", "me", None);
     node.pass_with("other", other, TROUBLE_FIRST + INTERVAL);
     assert_eq!(node.value("cannot/me/10.0.0.2"), None);
+}
+
+#[test]
+fn what_a_stranger_has_is_left_alone_until_nobody_answers_for_it() {
+    let asked = |effects: &[Effect]| {
+        let asks = |effect: &&Effect| matches!(effect, Effect::Ask { .. });
+        effects.iter().filter(asks).count()
+    };
+    let mut node = Node::with(1);
+    node.strangers.insert(ip(2), "02:00:00:00:00:09".to_owned());
+    node.put("ips/10.0.0.2", "", None);
+    node.watch();
+    assert!(node.taken().is_empty() && about_marks(&node.done) == 0);
+    let why = "02:00:00:00:00:09 has it already, and holds it for no node";
+    assert_eq!(node.value("cannot/me/10.0.0.2"), Some(why));
+    let shown = node.core.status(node.now);
+    assert_eq!(shown.pool[1].cannot.get("me").map(String::as_str), Some(why));
+    node.pass(TROUBLE_FIRST - ms(1));
+    assert_eq!(asked(&node.done()), 1);
+    let written = node
+        .memory
+        .get(&format!("{PREFIX}cannot/me/10.0.0.2"))
+        .unwrap()
+        .modified;
+    node.pass(TROUBLE_LONGEST * 10);
+    let effects = node.done();
+    assert!((10..=14).contains(&asked(&effects)), "{}", asked(&effects));
+    let said = |effect: &Effect| matches!(effect, Effect::Say(Said::Stranger { .. }));
+    assert!(!effects.iter().any(said), "once");
+    let still = node
+        .memory
+        .get(&format!("{PREFIX}cannot/me/10.0.0.2"))
+        .unwrap()
+        .modified;
+    assert_eq!(written, still);
+    node.strangers.clear();
+    node.pass(TROUBLE_LONGEST);
+    assert_eq!(node.taken(), [ip(2)]);
+    assert_eq!(node.value("cannot/me/10.0.0.2"), None);
+    // Out of the pool, it is nothing to anybody; back in it is asked for again.
+    node.delete("ips/10.0.0.2");
+    node.watch();
+    node.strangers.insert(ip(2), "02:00:00:00:00:09".to_owned());
+    node.done.clear();
+    node.put("ips/10.0.0.2", "", None);
+    node.watch();
+    assert!(node.taken().is_empty() && node.value("cannot/me/10.0.0.2").is_some());
+    node.delete("ips/10.0.0.2");
+    node.watch();
+    assert_eq!(node.value("cannot/me/10.0.0.2"), None);
+}
+
+#[test]
+fn nobody_is_asked_for_what_a_node_has_held() {
+    let asks = |effects: &[Effect]| effects.iter().any(|effect| matches!(effect, Effect::Ask { .. }));
+    let mut node = Node::new(None);
+    node.put("ips/10.0.0.1", "", None);
+    let other = node.other("other");
+    node.put("ips/10.0.0.1/marked", "other", Some(other));
+    // Even its holder's own answer means nothing.
+    node.strangers.insert(ip(1), "02:00:00:00:00:02".to_owned());
+    node.happen(Event::Time);
+    node.happen(Event::Health(Ok(())));
+    node.delete("nodes/other");
+    node.delete("ips/10.0.0.1/marked");
+    node.watch();
+    assert_eq!(node.taken(), [ip(1)]);
+    assert!(!asks(&node.done()));
+    // Nor does it wait for an answer that does not come.
+    let mut node = Node::with(1);
+    node.asks = false;
+    node.put("ips/10.0.0.2", "", None);
+    node.watch();
+    assert!(asks(&node.done()));
+    node.pass(ASKED_FOR * ASKED_TIMES - ms(1));
+    assert!(node.taken().is_empty() && asks(&node.done()), "once more");
+    node.pass(ms(1));
+    assert_eq!(node.taken(), [ip(2)]);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use io_guardian::vip::core::Event;
 use io_guardian::vip::keys::Key;
 
 use super::store::Link;
-use super::{CHAOS, Step, World, address};
+use super::{CHAOS, Step, World, address, stranger_address};
 
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Fault {
@@ -49,6 +49,8 @@ pub(super) enum Fault {
     Works(usize),
     DropsFail(usize, bool),
     Lose(usize, IpAddr),
+    /// Somebody who is no host of ours has an address, before it comes into the pool; or no more.
+    Stranger(bool),
     Pool(IpAddr, bool),
     Prefer(IpAddr, Option<usize>),
     Pause(usize, bool),
@@ -91,7 +93,7 @@ impl World {
         let much = 2 + self.chance.below(14);
         for _ in 0..much {
             let host = self.any();
-            match self.chance.below(23) {
+            match self.chance.below(24) {
                 0 => {
                     let at = self.somewhen();
                     self.after(at, Step::Fault(Fault::Crash(host)));
@@ -155,6 +157,15 @@ impl World {
                     }
                 }
                 17 | 18 => self.hangs(host),
+                23 if self.chance.one_in(4) => {
+                    let (at, soon, length) =
+                        (self.somewhen(), self.chance.span(300), self.chance.span(12_000));
+                    self.after(at, Step::Fault(Fault::Stranger(true)));
+                    self.after(at + soon, Step::Fault(Fault::Pool(stranger_address(), true)));
+                    if self.chance.one_in(2) {
+                        self.after(at + soon + length, Step::Fault(Fault::Stranger(false)));
+                    }
+                }
                 22 => self.for_a_while(12_000, Fault::Unseen(host, true), Fault::Unseen(host, false)),
                 19 => {
                     let (at, which) = (self.somewhen(), address(self.chance.below(8)));
@@ -300,6 +311,8 @@ impl World {
             }
             Fault::DropsFail(host, fail) => self.hosts[host].drops_fail = fail,
             Fault::Lose(host, address) => self.lose(host, address),
+            // Once it is in the pool it is somebody's there.
+            Fault::Stranger(there) => self.stranger = there && !self.pool.contains(&stranger_address()),
             Fault::Pool(address, there) => {
                 let key = self.keys.of(&Key::Pool(address));
                 let transaction = if there {

@@ -9,7 +9,7 @@ use io_guardian::vip::core::{At, Core, Effect, Event, Inheritance, Settings};
 use io_guardian::vip::said::Said;
 
 use super::store::{Request, Watched};
-use super::{Clock, Step, World};
+use super::{Clock, Step, World, stranger_address};
 
 /// What the kernel answers for.
 #[derive(Clone, Copy, Debug)]
@@ -336,6 +336,12 @@ impl World {
                 return self.send(host, local, Request::Look);
             }
             Effect::Say(said) => return self.hear(&said),
+            Effect::Ask { addresses } => {
+                let Some(life) = self.hosts[host].process.as_ref().map(|process| process.life) else {
+                    return;
+                };
+                return self.neighbours(host, life, addresses, BTreeMap::new(), 3);
+            }
             Effect::Take { address, until } => {
                 self.told.taken += 1;
                 assert!(
@@ -369,12 +375,54 @@ impl World {
         }
     }
 
+    /// Asks three times, a tenth of a second apart, and tells what was answered a tenth later.
+    pub(super) fn neighbours(
+        &mut self,
+        host: usize,
+        life: u64,
+        addresses: BTreeSet<IpAddr>,
+        mut found: BTreeMap<IpAddr, String>,
+        more: u32,
+    ) {
+        if more == 0 {
+            // Now and then nobody tells; but what a stranger says is heard.
+            if !found.is_empty() || self.peaceful || !self.chance.one_in(60) {
+                self.arrive(host, life, Event::Answered { addresses, found });
+            }
+            return;
+        }
+        for address in &addresses {
+            let others = self
+                .answering(*address)
+                .into_iter()
+                .filter(|other| *other != host);
+            let strangers = self.stranger && *address == stranger_address();
+            if let Some(other) = others.map(|other| format!("host{other}")).next() {
+                found.insert(*address, other);
+            } else if strangers {
+                found.insert(*address, "a stranger".to_owned());
+            }
+        }
+        let again = Step::Neighbours {
+            host,
+            life,
+            addresses,
+            found,
+            more: more - 1,
+        };
+        self.after(Duration::from_millis(100), again);
+    }
+
     fn hear(&mut self, said: &Said) {
         match said {
             Said::Took { from: Some(_), .. } => self.told.taken_over += 1,
             Said::Lapsed { .. } => self.told.lapsed += 1,
             Said::TakeFailed { .. } => {
                 self.told.failed += 1;
+                self.troubled = true;
+            }
+            Said::Stranger { .. } => {
+                self.told.strangers += 1;
                 self.troubled = true;
             }
             Said::NameInUse { .. } => self.told.rivals += 1,

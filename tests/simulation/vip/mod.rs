@@ -2,6 +2,7 @@
 //! store may do. What happens is drawn from the seed (`chaos`), `host` has what a host is made of, `store` what lies between the hosts.
 //!
 //! **Invariants**, looked at after every step:
+//! - An address that a stranger has had since before it came into the pool is answered for by no host.
 //! - While a host answers for an address, the store has that address marked under the lease that the host has taken it by. As there is one mark for
 //!   an address, never do two hosts answer for it.
 //!
@@ -47,6 +48,7 @@ pub(crate) struct Told {
     pub(crate) inherited: u64,
     pub(crate) failed: u64,
     pub(crate) rivals: u64,
+    pub(crate) strangers: u64,
     pub(crate) restarts: u64,
     pub(crate) boots: u64,
     pub(crate) steps: u64,
@@ -61,6 +63,7 @@ impl AddAssign for Told {
         self.inherited += more.inherited;
         self.failed += more.failed;
         self.rivals += more.rivals;
+        self.strangers += more.strangers;
         self.restarts += more.restarts;
         self.boots += more.boots;
         self.steps += more.steps;
@@ -114,6 +117,14 @@ enum Step {
     Operate {
         host: usize,
         life: u64,
+    },
+    /// A process asks its neighbours who has these, once more or for the last time.
+    Neighbours {
+        host: usize,
+        life: u64,
+        addresses: BTreeSet<IpAddr>,
+        found: BTreeMap<IpAddr, String>,
+        more: u32,
     },
     /// A request arrives at the store.
     Ask {
@@ -175,6 +186,8 @@ pub(crate) struct World {
     store_clock: Clock,
     majority: bool,
     pool: BTreeSet<IpAddr>,
+    /// Somebody who is no host of ours has the last address, [`stranger_address`].
+    stranger: bool,
     /// Something could not be put on an interface: it is left alone for a while.
     troubled: bool,
     /// The chaos is over.
@@ -188,6 +201,11 @@ pub(crate) fn live(seed: u64, loud: bool) -> Told {
     world.plan();
     world.run();
     world.told
+}
+
+/// One that is never in the pool unless somebody else has it already.
+fn stranger_address() -> IpAddr {
+    address(10)
 }
 
 fn address(n: u64) -> IpAddr {
@@ -254,7 +272,7 @@ impl World {
             number: 0,
             loud,
             told: Told::default(),
-            mark_keys: (0..10)
+            mark_keys: (0..=10)
                 .map(address)
                 .map(|at| (at, keys.of(&Key::Marked(at))))
                 .collect(),
@@ -265,6 +283,7 @@ impl World {
             store_clock,
             majority: true,
             pool,
+            stranger: false,
             troubled: false,
             peaceful: false,
             quiet: false,
@@ -345,6 +364,13 @@ impl World {
             Step::Arrive { host, life, event } => self.arrive(host, life, *event),
             Step::Health { host, life } => self.checked(host, life),
             Step::Operate { host, life } => self.operate(host, life),
+            Step::Neighbours {
+                host,
+                life,
+                addresses,
+                found,
+                more,
+            } => self.neighbours(host, life, addresses, found, more),
             Step::Ask {
                 host,
                 life,
@@ -373,6 +399,10 @@ impl World {
     fn judge(&self) {
         for (n, host) in self.hosts.iter().enumerate() {
             for (address, lease) in host.answers(self.now) {
+                assert!(
+                    !self.stranger || address != stranger_address(),
+                    "host{n} answers for {address}, and so does somebody else"
+                );
                 let mark = self.mark_keys.get(&address).and_then(|key| self.memory.get(key));
                 let by = mark.and_then(|mark| mark.lease);
                 assert!(
@@ -415,6 +445,9 @@ impl World {
         let mut owners: BTreeMap<IpAddr, &str> = BTreeMap::new();
         for address in &self.pool {
             let by = self.answering(*address);
+            if self.stranger && *address == stranger_address() {
+                continue;
+            }
             assert!(
                 by.len() == 1,
                 "{address} is answered for by {by:?}: {}",

@@ -381,6 +381,7 @@ impl World {
         let later = self.chance.span(400);
         let ends = self.chance.one_in(40);
         let (now, from, majority) = (self.now, self.links[host].from, self.majority);
+        let unseen = self.links[host].unseen;
         let Some(process) = self.hosts[host]
             .process
             .as_mut()
@@ -395,7 +396,9 @@ impl World {
         else {
             return;
         };
-        if self.links[host].for_good && !from {
+        // One that was asked for before.
+        watch.dead |= unseen;
+        if unseen || (self.links[host].for_good && !from) {
             return;
         }
         if !from || !majority || now < watch.stuck_until {
