@@ -8,17 +8,21 @@ from .case import MARK, STUBBORN, SULKING, TARGET, Case, service
 
 
 class Drain(Case):
+    async def all_run(self, count: int) -> None:
+        # systemd takes a process for started when it is there, a moment before it has become the program that it is to be.
+        await self.until(lambda: len(self.host.processes(MARK)) == count, f"{count} run")
+
     async def drains(self, count: int) -> None:
         names = self.apps(count)
         peer = await self.ready()
-        self.assertEqual(len(self.host.processes(MARK)), count)
+        await self.all_run(count)
         answer = await peer.ask("drain")
         # At once: nothing between the answer and the look.
         self.nothing_left()
         self.ok(answer, "drain")
         self.assertEqual(self.states(answer), {name: "inactive" for name in names})
         answer = await peer.ask("undrain")
-        self.assertEqual(len(self.host.processes(MARK)), count)
+        await self.all_run(count)
         self.ok(answer, "undrain")
         self.assertEqual(self.states(answer), {name: "active" for name in names})
 

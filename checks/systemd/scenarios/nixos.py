@@ -133,7 +133,10 @@ class Fleet(Nixos):
             "systemctl restart postgresql.service",
             "systemctl kill --signal=KILL postgresql.service",
             "systemctl stop redis.service && systemctl start redis.service",
-            "systemctl kill --signal=KILL redis.service; systemctl is-active --quiet redis.service && sleep 0.2; systemctl start redis.service",
+            # Started again when systemd has seen that it is dead: before, that would be nothing to do.
+            "pid=$(systemctl show --property=MainPID --value redis.service); systemctl kill --signal=KILL redis.service; "
+            'until [ "$(systemctl show --property=MainPID --value redis.service)" != "$pid" ]; do sleep 0.05; done; '
+            "systemctl start redis.service",
         )
         for times, command in enumerate(commands, start=1):
             started = self.monotonic("myapp.service", "ExecMainStart")
