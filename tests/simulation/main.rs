@@ -6,7 +6,7 @@
 //! A seed is a history. One that fails is named with the command that replays it:
 //!
 //! ```sh
-//! SIMULATION_SEED=42 cargo test --test simulation the_host -- --nocapture     # this one, each step told; or the_fleet
+//! SIMULATION_SEED=42 cargo test --test simulation the_host -- --nocapture     # this one, each step told; or the_fleet, the_addresses
 //! SIMULATION_HISTORIES=1000000 cargo test --release --test simulation         # many
 //! ```
 
@@ -127,6 +127,26 @@ fn whatever_happens_the_fleet_is_what_the_coordinator_says() {
         all.restarts > histories / 10 && all.boots > histories / 2 && all.out_of_sight > histories / 100,
         "{all:?}"
     );
+}
+
+/// An invariant that nothing breaks shows nothing. With `SIMULATION_SEED` and `SIMULATION_BROKEN` (a name, as below) that one is lived, step by step.
+#[test]
+fn a_broken_core_is_caught() {
+    /// The least frequent of them breaks an invariant in one of a hundred histories.
+    const SEEDS: u64 = 3_000;
+    if let (Some(seed), Ok(name)) = (number("SIMULATION_SEED"), std::env::var("SIMULATION_BROKEN")) {
+        let broken = vip::Broken::ALL
+            .into_iter()
+            .find(|broken| format!("{broken:?}") == name);
+        vip::live_with(seed, true, Some(broken.expect("one of those that there are")));
+        return;
+    }
+    for broken in vip::Broken::ALL {
+        let breaks = |seed: &u64| catch_unwind(|| vip::live_with(*seed, false, Some(broken))).is_err();
+        let seed = (0..SEEDS).find(breaks);
+        println!("{broken:?} is caught with seed {seed:?}");
+        assert!(seed.is_some(), "{broken:?} breaks nothing in {SEEDS} histories");
+    }
 }
 
 #[test]

@@ -294,12 +294,16 @@ impl World {
     }
 
     /// The core decides.
-    fn feed(&mut self, host: usize, event: Event) {
-        let now = self.now;
+    fn feed(&mut self, host: usize, mut event: Event) {
+        let (now, broken) = (self.now, self.broken);
         let it = &mut self.hosts[host];
         let local = At(it.clock.local(now));
         let Some(process) = &mut it.process else { return };
-        let effects = process.core.on(local, event);
+        if let Some(broken) = broken {
+            broken.hears(local, &mut event);
+        }
+        let mut effects = process.core.on(local, event);
+        let believed = broken.map(|broken| broken.does(it.settings.margin * 2, &mut effects));
         let (life, lease) = (process.life, process.core.session().map(|(lease, _)| lease));
         let session = process.core.session();
         // The last thing that it does; it may be killed before. But not before it takes away what is no inheritance any more.
@@ -315,6 +319,9 @@ impl World {
             let at = self.hosts[host].clock.truly(wake.0);
             let at = at.max(now + Duration::from_micros(10));
             self.at(at, Step::Wake { host, life, number });
+        }
+        for event in believed.into_iter().flatten() {
+            self.feed(host, event);
         }
     }
 

@@ -11,6 +11,7 @@
 //!
 //! The kernel is as good as its word here: an address answers from `Take` to `Drop`, or until the moment of the host's clock that `Take` and `Extend` have named.
 
+mod broken;
 mod chaos;
 mod host;
 mod store;
@@ -26,6 +27,7 @@ use io_guardian::vip::keys::{Key, Keys, is_untried};
 use io_guardian::vip::share::{Question, share};
 
 use super::chance::Chance;
+pub(crate) use broken::Broken;
 use chaos::Fault;
 use host::Host;
 use store::{Link, Request};
@@ -194,10 +196,17 @@ pub(crate) struct World {
     peaceful: bool,
     /// Nothing may move any more.
     quiet: bool,
+    broken: Option<Broken>,
 }
 
 pub(crate) fn live(seed: u64, loud: bool) -> Told {
+    live_with(seed, loud, None)
+}
+
+/// The same with cores that are broken.
+pub(crate) fn live_with(seed: u64, loud: bool, broken: Option<Broken>) -> Told {
     let mut world = World::new(seed, loud);
+    world.broken = broken;
     world.plan();
     world.run();
     world.told
@@ -287,6 +296,7 @@ impl World {
             troubled: false,
             peaceful: false,
             quiet: false,
+            broken: None,
         }
     }
 
