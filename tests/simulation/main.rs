@@ -24,6 +24,7 @@ mod world;
 
 use std::ops::AddAssign;
 use std::panic::catch_unwind;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Histories of one host in an ordinary run of the tests.
 const HISTORIES: u64 = 100_000;
@@ -46,15 +47,23 @@ where
     T: AddAssign + Default + Send + std::fmt::Debug,
 {
     let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u64;
+    let is_broken = AtomicBool::new(false);
+    let is_broken = &is_broken;
     let told: Vec<Result<T, u64>> = std::thread::scope(|scope| {
         let workers: Vec<_> = (0..workers)
             .map(|worker| {
                 scope.spawn(move || {
                     let mut told = T::default();
                     for seed in (worker..histories).step_by(workers as usize) {
+                        if is_broken.load(Ordering::Relaxed) {
+                            break;
+                        }
                         match catch_unwind(|| live(seed, false)) {
                             Ok(more) => told += more,
-                            Err(_) => return Err(seed),
+                            Err(_) => {
+                                is_broken.store(true, Ordering::Relaxed);
+                                return Err(seed);
+                            }
                         }
                     }
                     Ok(told)

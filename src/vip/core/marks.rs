@@ -111,7 +111,11 @@ impl Core {
         }
         let mut cannot: BTreeSet<(&str, IpAddr)> = BTreeSet::new();
         let mut untried: BTreeSet<(&str, IpAddr)> = BTreeSet::new();
+        let is_there = |address| self.slots.get(address).is_some_and(Slot::is_there);
         for ((node, address), why) in self.view.cannot() {
+            if node == me && is_there(address) {
+                continue;
+            }
             if let Some(name) = nodes.get(node.as_str()) {
                 match keys::is_untried(why) {
                     false => cannot.insert((name, *address)),
@@ -216,14 +220,17 @@ impl Core {
             return;
         };
         let slot = self.slots.entry(address).or_default();
-        if slot.request.is_some()
-            || now < slot.not_before
-            || !self.view.has(slot.settled)
-            || slot.up().is_some()
-        {
+        if slot.request.is_some() || now < slot.not_before || !self.view.has(slot.settled) {
             return;
         }
         if self.requests.len() >= REQUESTS {
+            return;
+        }
+        if slot.up().is_some() {
+            if slot.is_there() {
+                // What was said of it before, and came late, is not so.
+                self.write_cannot(address, lease);
+            }
             return;
         }
         let (is_down, can_take) = (slot.is_down(now), matches!(slot.kernel, Kernel::Down));
@@ -329,7 +336,8 @@ impl Core {
         let now = self.now;
         let of = (self.settings.node.clone(), address);
         let told = self.view.cannot().get(&of);
-        let trouble = self.slots.get(&address).and_then(|slot| slot.trouble.as_ref());
+        let slot = self.slots.get(&address).filter(|slot| !slot.is_there());
+        let trouble = slot.and_then(|slot| slot.trouble.as_ref());
         let says = trouble.and_then(|trouble| {
             if now < trouble.until || trouble.is_strangers {
                 return Some(trouble.error.clone());

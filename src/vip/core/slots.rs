@@ -147,6 +147,11 @@ impl Slot {
         }
     }
 
+    /// The kernel has said that it answers for it.
+    pub(super) fn is_there(&self) -> bool {
+        self.up().is_some_and(|up| up.there.is_some())
+    }
+
     pub(super) fn is_down(&self, now: At) -> bool {
         match self.kernel {
             Kernel::Down => true,

@@ -559,6 +559,24 @@ fn it_tries_again_at_once_when_nobody_else_holds_it_or_an_operator_wants_it() {
 }
 
 #[test]
+fn what_was_said_of_an_address_and_comes_late_is_taken_back_while_it_is_held() {
+    for says in [
+        "no such device".to_owned(),
+        crate::vip::keys::untried("no such device"),
+    ] {
+        let mut node = Node::with(1);
+        node.other("other");
+        node.watch();
+        let (lease, _) = node.session();
+        node.done.clear();
+        node.put("cannot/me/10.0.0.1", &says, Some(lease));
+        node.watch();
+        assert_eq!(node.value("cannot/me/10.0.0.1"), None);
+        assert!(node.dropped().is_empty(), "it works");
+    }
+}
+
+#[test]
 fn what_a_stranger_has_is_left_alone_until_nobody_answers_for_it() {
     let asked = |effects: &[Effect]| {
         let asks = |effect: &&Effect| matches!(effect, Effect::Ask { .. });
