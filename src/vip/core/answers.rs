@@ -189,7 +189,12 @@ impl Core {
 
     fn store_is_unseen(&mut self, error: &StoreError) {
         self.note(error.to_string());
-        if Self::fails_again(&mut self.unseen, self.now) {
+        // A watch may have told nothing for a while before that is noticed.
+        let since = match self.view.revision() {
+            Some(_) => self.watch_heard,
+            None => self.now,
+        };
+        if Self::fails_again(&mut self.unseen, since) {
             let error = error.to_string();
             self.todo.say(Said::StoreUnseen { error });
         }
