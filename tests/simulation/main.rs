@@ -7,7 +7,7 @@
 //!
 //! ```sh
 //! SIMULATION_SEED=42 cargo test --test simulation the_host -- --nocapture     # this one, each step told; or the_fleet, the_addresses
-//! SIMULATION_HISTORIES=1000000 cargo test --release --test simulation         # many
+//! SIMULATION_HISTORIES=1000000 cargo test --release --test simulation         # many; SIMULATION_FIRST=5000: from that seed on
 //! ```
 
 #![allow(
@@ -41,7 +41,7 @@ fn number(name: &str) -> Option<u64> {
     )
 }
 
-/// Lives the histories of all seeds below `histories`, and adds up what they tell.
+/// Lives so many histories, each of a seed of its own, and adds up what they tell.
 fn all<T>(test: &str, histories: u64, live: fn(u64, bool) -> T) -> T
 where
     T: AddAssign + Default + Send + std::fmt::Debug,
@@ -49,12 +49,13 @@ where
     let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u64;
     let is_broken = AtomicBool::new(false);
     let is_broken = &is_broken;
+    let first = number("SIMULATION_FIRST").unwrap_or(0);
     let told: Vec<Result<T, u64>> = std::thread::scope(|scope| {
         let workers: Vec<_> = (0..workers)
             .map(|worker| {
                 scope.spawn(move || {
                     let mut told = T::default();
-                    for seed in (worker..histories).step_by(workers as usize) {
+                    for seed in (first + worker..first + histories).step_by(workers as usize) {
                         if is_broken.load(Ordering::Relaxed) {
                             break;
                         }
