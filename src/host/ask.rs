@@ -22,7 +22,7 @@ const ROUNDS: u32 = 3;
 /// How long answers are waited for after each.
 const ROUND: Duration = Duration::from_millis(100);
 const SHORTEST: Duration = Duration::from_millis(1);
-/// From further away they are not taken (RFC 4861, 7.1.1).
+/// With less a question is not answered (RFC 4861, 7.1.1).
 const HOPS: u32 = 255;
 const ARP_REPLY: [u8; 2] = [0, 2];
 const NEIGHBOUR_SOLICITATION: u8 = 135;
@@ -96,6 +96,7 @@ pub fn ask_neighbours(link: &Link, addresses: &BTreeSet<IpAddr>) -> io::Result<B
         let socket = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6))?;
         socket.set_multicast_hops_v6(HOPS)?;
         socket.set_multicast_if_v6(link.index)?;
+        socket.bind_device(Some(link.name.as_bytes()))?;
         socket.set_multicast_loop_v6(false)?;
         Some(socket)
     };
@@ -154,7 +155,7 @@ fn hear(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::lab::{CABLE, on_two_hosts};
+    use crate::host::lab::{CABLE, on_two_hosts, sh};
     use crate::host::{AddressSettings, Addresses};
 
     fn ours() -> [IpAddr; 2] {
@@ -187,6 +188,17 @@ mod tests {
                 ask_neighbours(&link, &addresses).unwrap(),
                 ours().map(there).into_iter().collect()
             );
+        });
+    }
+
+    #[test]
+    fn without_ipv6_nobody_can_be_asked_by_it_and_that_is_told() {
+        on_two_hosts(|peer| {
+            peer.sh(&format!("ip addr add 10.9.0.7 dev {}", CABLE[1]));
+            sh(&format!("ip -6 addr flush dev {}", CABLE[0]));
+            let [four, six] = ours().map(|address| ask_neighbours(&link(), &BTreeSet::from([address])));
+            assert!(four.unwrap().contains_key(&ours()[0]));
+            assert!(six.is_err());
         });
     }
 

@@ -121,7 +121,8 @@ const LOSSES: u32 = 3;
 /// How long the neighbours' answers are waited for, each time. The shell needs a third of a second.
 const ASKED_FOR: Duration = Duration::from_secs(2);
 /// So often they are asked. That the answers do not come must not keep an address from everybody.
-const ASKED_TIMES: u32 = 2;
+/// An interface that has just come up cannot ask by IPv6 for two seconds (duplicate address detection).
+const ASKED_TIMES: u32 = 3;
 /// Requests about addresses that wait for an answer at the same time.
 const REQUESTS: usize = 64;
 /// The longest pause after something that the store did not do.
@@ -306,7 +307,8 @@ pub struct Core {
     last_ticket: u64,
     slots: BTreeMap<IpAddr, Slot>,
     /// What is known to be the pool's own: a node has held it since it came into the pool, or nobody has answered for it.
-    cleared: BTreeSet<IpAddr>,
+    /// Since when: of what was taken out and put in again, nothing is known.
+    cleared: BTreeMap<IpAddr, Revision>,
     /// What the neighbours were asked for: when last, and how often.
     asked: BTreeMap<IpAddr, (At, u32)>,
     /// Whose each address should be, as last worked out.
@@ -365,7 +367,7 @@ impl Core {
             requests: BTreeMap::new(),
             last_ticket: 0,
             slots: BTreeMap::new(),
-            cleared: BTreeSet::new(),
+            cleared: BTreeMap::new(),
             asked: BTreeMap::new(),
             shares: BTreeMap::new(),
             stirred: true,

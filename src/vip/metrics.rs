@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
+use super::keys;
 use super::run::Question;
 use super::shown::{Held, Pooled, Shown, State};
 use crate::cli::unix_milliseconds;
@@ -107,10 +108,12 @@ fn figures(shown: &Shown, counts: &super::run::Counts, started_ms: u64) -> Figur
         "The addresses that this node holds",
         held().map(|held| ([("address", held.address.to_string())], 1.0)),
     );
-    let cannot = shown
-        .pool
-        .iter()
-        .filter(|pooled| pooled.cannot.contains_key(&shown.node));
+    let cannot = shown.pool.iter().filter(|pooled| {
+        pooled
+            .cannot
+            .get(&shown.node)
+            .is_some_and(|why| !keys::is_untried(why))
+    });
     figures.labelled(
         "io_vip_cannot",
         "Addresses of the pool that this node could not hold, and leaves to others for now",
@@ -242,6 +245,9 @@ mod tests {
             samples(&node, "io_vip_cannot"),
             ["io_vip_cannot{address=\"192.0.2.1\"} 1.0"]
         );
+        // It might by now; and another node has it.
+        node.pool[0].cannot.insert(HERE.to_owned(), keys::untried("no"));
+        assert_eq!(samples(&node, "io_vip_cannot"), [""; 0]);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::future::pending;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use futures_util::future::LocalBoxFuture;
+use futures_util::future::{LocalBoxFuture, join_all};
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use tokio::signal::unix::Signal;
@@ -297,28 +297,50 @@ where
 }
 
 /// Asks the neighbours, where that keeps nobody: it takes a third of a second, and to close a packet socket takes the kernel a while.
+///
+/// What nobody could be asked for is not told of: the core asks again.
 async fn ask(addresses: BTreeSet<IpAddr>, here: (BTreeMap<IpAddr, String>, Result<Link, String>)) -> Event {
     let (mut found, link) = here;
-    let others: BTreeSet<IpAddr> = addresses
-        .iter()
-        .filter(|address| !found.contains_key(address))
-        .copied()
-        .collect();
-    let asked = match link {
-        Ok(link) => tokio::task::spawn_blocking(move || ask_neighbours(&link, &others))
-            .await
-            .map_err(|error| error.to_string())
-            .and_then(|asked| asked.map_err(|error| error.to_string())),
-        Err(error) => Err(error),
-    };
-    match asked {
-        Ok(asked) => found.extend(asked),
-        Err(error) => tracing::warn!(
-            error,
-            "the neighbours cannot be asked whether somebody has an address of the pool already; it is taken as if nobody had"
-        ),
+    let mut told: BTreeSet<IpAddr> = found.keys().copied().collect();
+    let others: BTreeSet<IpAddr> = addresses.difference(&told).copied().collect();
+    let (v4, v6): (BTreeSet<IpAddr>, BTreeSet<IpAddr>) = others.into_iter().partition(IpAddr::is_ipv4);
+    // Each family by itself: an interface may be without the other one, or have it in two seconds.
+    let families = [v4, v6].map(|family| ask_one(link.clone(), family));
+    for (family, asked) in join_all(families).await {
+        match asked {
+            Ok(asked) => {
+                told.extend(family);
+                found.extend(asked);
+            }
+            Err(error) => tracing::warn!(
+                error,
+                addresses = %family.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+                "the neighbours cannot be asked whether somebody has an address of the pool already; trying again, and in the end it is taken as if nobody had"
+            ),
+        }
     }
-    Event::Answered { addresses, found }
+    Event::Answered {
+        addresses: told,
+        found,
+    }
+}
+
+type Asked = (BTreeSet<IpAddr>, Result<BTreeMap<IpAddr, String>, String>);
+
+async fn ask_one(link: Result<Link, String>, family: BTreeSet<IpAddr>) -> Asked {
+    if family.is_empty() {
+        return (family, Ok(BTreeMap::new()));
+    }
+    let link = match link {
+        Ok(link) => link,
+        Err(error) => return (family, Err(error)),
+    };
+    let of = family.clone();
+    let asked = tokio::task::spawn_blocking(move || ask_neighbours(&link, &of)).await;
+    let asked = asked
+        .map_err(|error| error.to_string())
+        .and_then(|asked| asked.map_err(|error| error.to_string()));
+    (family, asked)
 }
 
 async fn look<S: Store>(

@@ -98,7 +98,7 @@ impl Spread {
                 let goods: Vec<u8> = weak
                     .iter()
                     .zip(&untried)
-                    .map(|(weak, untried)| u8::from(!weak) * 2 + u8::from(!untried))
+                    .map(|(weak, untried)| u8::from(!untried) * 2 + u8::from(!weak))
                     .collect();
                 let best = goods.iter().zip(&able).filter(|(_, able)| **able);
                 let best = best.map(|(good, _)| *good).max();

@@ -214,6 +214,31 @@ fn many_are_shared_in_no_time() {
     assert_eq!(counts(&question, &answer), [410, 410, 410, 409, 409]);
 }
 
+#[test]
+fn a_holder_that_works_keeps_it_from_one_that_could_not_even_if_it_failed_with_another() {
+    let (x, y) = (address(1), address(2));
+    let question = Question {
+        pool: BTreeSet::from([x, y]),
+        nodes: BTreeSet::from(["a", "b"]),
+        owners: BTreeMap::from([(x, "b"), (y, "a")]),
+        preferred: BTreeMap::from([(x, "a")]),
+        cannot: BTreeSet::from([("b", y)]),
+        untried: BTreeSet::from([("a", x)]),
+    };
+    assert_eq!(share(&question).get(&x), Some(&"b"));
+    let all: Vec<_> = (1..=4).map(address).collect();
+    let question = Question {
+        pool: all.iter().copied().collect(),
+        nodes: BTreeSet::from(["a", "b"]),
+        owners: BTreeMap::from([(all[0], "a"), (all[1], "b"), (all[2], "b"), (all[3], "b")]),
+        preferred: BTreeMap::new(),
+        cannot: BTreeSet::from([("b", all[0])]),
+        untried: all[1..].iter().map(|x| ("a", *x)).collect(),
+    };
+    let answer = share(&question);
+    assert_eq!(moved(&question, &answer), 0);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
 

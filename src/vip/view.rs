@@ -55,6 +55,8 @@ struct Session {
 struct Haunted {
     by: LeaseId,
     node: String,
+    /// When the mark was made that is gone.
+    marked: Revision,
     until: At,
 }
 
@@ -307,8 +309,13 @@ impl View {
             let lives = self.sessions.get(&lease).is_some_and(|session| session.lives);
             if !lives && !self.marks.contains_key(&address) {
                 let until = self.waited_for(lease);
-                let (by, node) = (lease, mark.node);
-                self.haunted.insert(address, Haunted { by, node, until });
+                let haunted = Haunted {
+                    by: lease,
+                    node: mark.node,
+                    marked: mark.modified,
+                    until,
+                };
+                self.haunted.insert(address, haunted);
             }
         }
         let of_marks = self.marks.values().filter_map(|mark| mark.lease);
@@ -355,6 +362,14 @@ impl View {
         self.haunted.get(&address).map(|haunted| haunted.by)
     }
 
+    /// Whether that was since the address came into the pool.
+    #[must_use]
+    pub fn is_haunted_since(&self, address: IpAddr, since: Revision) -> bool {
+        self.haunted
+            .get(&address)
+            .is_some_and(|haunted| haunted.marked > since)
+    }
+
     /// Addresses that nobody may take yet, though no mark says so, and who has held them.
     pub fn haunted(&self) -> impl Iterator<Item = (IpAddr, &str)> {
         self.haunted
@@ -367,6 +382,14 @@ impl View {
         self.pool
             .iter()
             .filter_map(|(address, keys)| Some((*address, keys.first()?.as_str())))
+    }
+
+    /// When each address of the pool was put into it last.
+    pub fn pool_since(&self) -> impl Iterator<Item = (IpAddr, Revision)> {
+        self.pool.iter().filter_map(|(address, keys)| {
+            let since = keys.iter().filter_map(|key| self.known.get(key)).max()?;
+            Some((*address, *since))
+        })
     }
 
     /// A key that says that an address is of the pool.

@@ -158,7 +158,9 @@ impl Core {
     /// From when on it takes no part, if it does not see the store before: while nothing gets through either, that is the clock's matter (`until`).
     pub(super) fn blind_at(&self) -> Option<At> {
         self.until?;
-        Some(self.unseen?.since + self.settings.ttl)
+        // One list that was lost is no fault: the next one may tell all.
+        let unseen = self.unseen.filter(|unseen| unseen.times > 1)?;
+        Some(unseen.since + self.settings.ttl)
     }
 
     /// It has done something, or refused to.

@@ -250,7 +250,7 @@ impl Core {
             }
             return;
         }
-        let is_ours = self.cleared.contains(&address);
+        let is_ours = self.cleared.contains_key(&address);
         let may_claim = shares.is_some() && self.beat.is_some() && self.has_time() && is_ours;
         if wished && can_take && may_claim && (mine || self.is_free(address)) {
             self.claim(address, lease);

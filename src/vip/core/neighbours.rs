@@ -8,32 +8,34 @@ use std::net::IpAddr;
 
 use super::slots::Trouble;
 use super::{ASKED_FOR, ASKED_TIMES, At, Core, Effect};
+use crate::store::Revision;
 use crate::vip::said::Said;
 
 impl Core {
     /// Asks for what is not known to be the pool's own, and forgets what was asked for nothing.
     pub(super) fn ask_neighbours(&mut self) {
         let now = self.now;
-        let pool: BTreeSet<IpAddr> = self.view.pool().map(|(address, _)| address).collect();
-        self.cleared.retain(|address| pool.contains(address));
-        self.asked.retain(|address, _| pool.contains(address));
-        let is_held = |core: &Self, address: &IpAddr| {
+        let pool: BTreeMap<IpAddr, Revision> = self.view.pool_since().collect();
+        self.cleared
+            .retain(|address, since| pool.get(address) == Some(since));
+        self.asked.retain(|address, _| pool.contains_key(address));
+        let is_held = |core: &Self, address: &IpAddr, since: Revision| {
             core.view.marks().contains_key(address)
-                || core.view.haunted_by(*address).is_some()
+                || core.view.is_haunted_since(*address, since)
                 || core.slots.get(address).is_some_and(|slot| slot.up().is_some())
         };
-        for address in &pool {
+        for (address, since) in &pool {
             let is_over = self
                 .asked
                 .get(address)
                 .is_some_and(|(asked, times)| now >= *asked + ASKED_FOR && *times >= ASKED_TIMES);
-            if !self.cleared.contains(address) && (is_held(self, address) || is_over) {
-                self.clear(*address);
+            if !self.cleared.contains_key(address) && (is_held(self, address, *since) || is_over) {
+                self.clear(*address, *since);
             }
         }
         for (address, slot) in &mut self.slots {
             slot.trouble
-                .take_if(|trouble| trouble.is_strangers && !pool.contains(address));
+                .take_if(|trouble| trouble.is_strangers && !pool.contains_key(address));
         }
         if !matches!(self.health, Some(Ok(()))) || self.stop.is_some() {
             return;
@@ -47,8 +49,8 @@ impl Core {
             asked.is_some_and(|(asked, _)| now < *asked + ASKED_FOR)
         };
         let addresses: BTreeSet<IpAddr> = pool
-            .into_iter()
-            .filter(|address| !self.cleared.contains(address) && !is_asked(address) && !is_left(address))
+            .into_keys()
+            .filter(|address| !self.cleared.contains_key(address) && !is_asked(address) && !is_left(address))
             .collect();
         if addresses.is_empty() {
             return;
@@ -61,9 +63,9 @@ impl Core {
     }
 
     /// It is the pool's own.
-    fn clear(&mut self, address: IpAddr) {
+    fn clear(&mut self, address: IpAddr, since: Revision) {
         self.asked.remove(&address);
-        self.cleared.insert(address);
+        self.cleared.insert(address, since);
         if let Some(slot) = self.slots.get_mut(&address) {
             slot.trouble.take_if(|trouble| trouble.is_strangers);
         }
@@ -72,15 +74,19 @@ impl Core {
     /// What the neighbours have said: who has what.
     pub(super) fn answered(&mut self, addresses: &BTreeSet<IpAddr>, found: &BTreeMap<IpAddr, String>) {
         self.stirred = true;
+        let pool: BTreeMap<IpAddr, Revision> = self.view.pool_since().collect();
         for address in addresses {
             if self.asked.remove(address).is_none() {
                 continue;
             }
+            let Some(since) = pool.get(address).copied() else {
+                continue;
+            };
             match found.get(address) {
                 // A node of ours, which was quicker.
-                Some(_) if self.view.marks().contains_key(address) => self.clear(*address),
+                Some(_) if self.view.marks().contains_key(address) => self.clear(*address, since),
                 Some(by) => self.leave_to_stranger(*address, by),
-                None => self.clear(*address),
+                None => self.clear(*address, since),
             }
         }
     }

@@ -104,7 +104,8 @@ impl Core {
         match result {
             Ok(ttl) => {
                 self.store_works();
-                self.keep_alive.sent = None;
+                // One that was asked for before tells nothing of the one that is waited for.
+                self.keep_alive.sent = self.keep_alive.sent.filter(|last| *last > sent);
                 self.keep_alive.failed = 0;
                 let ends = sent + self.counted(ttl);
                 if let Some(lease) = &mut self.lease {

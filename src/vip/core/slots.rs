@@ -266,7 +266,8 @@ impl Core {
         let Some(slot) = self.slots.get_mut(&address) else {
             return;
         };
-        let held_for = slot.up().and_then(|up| up.there).map(|there| now.since(there));
+        // From the claim on: what it fails with now is a take that the kernel has not answered yet, put back a moment ago.
+        let held_for = slot.up().map(|up| now.since(up.since));
         let was_well = held_for.is_some_and(|held_for| held_for >= TROUBLE_FORGOTTEN);
         let before = slot.trouble.as_ref().filter(|_| !was_well);
         let trouble = Trouble::after(before, now, error.clone(), false);

@@ -1282,3 +1282,152 @@ fn when_the_store_ends_all_leases_at_once_everybody_gets_back_what_it_held() {
     node.pass(TTL / 2);
     assert_eq!(node.taken(), [ip(kept)], "the other one's is left to it");
 }
+
+#[test]
+fn what_was_taken_out_of_the_pool_and_put_in_again_is_asked_for_again() {
+    let asks = |effects: &[Effect]| effects.iter().any(|effect| matches!(effect, Effect::Ask { .. }));
+    // Seen at once, in one answer of the watch.
+    let mut node = Node::with(1);
+    let other = node.other("other");
+    node.put("ips/10.0.0.2/marked", "other", Some(other));
+    node.put("ips/10.0.0.2", "", None);
+    node.watch();
+    node.done.clear();
+    node.delete("ips/10.0.0.2/marked");
+    node.delete("ips/10.0.0.2");
+    node.strangers.insert(ip(2), "02:00:00:00:00:09".to_owned());
+    node.put("ips/10.0.0.2", "", None);
+    node.delete("nodes/other");
+    node.watch();
+    assert!(asks(&node.done) && node.taken().is_empty());
+    // Not seen at all, by one that had held it.
+    let mut node = Node::with(2);
+    assert_eq!((node.mark(1), node.mark(2)), (Some("me"), Some("me")));
+    node.store = false;
+    node.pass(TTL * 20);
+    node.delete("ips/10.0.0.2");
+    node.strangers.insert(ip(2), "02:00:00:00:00:09".to_owned());
+    node.put("ips/10.0.0.2", "", None);
+    node.done.clear();
+    node.store = true;
+    node.happen(Event::WatchEnded(StoreError::Unavailable("cut".to_owned())));
+    node.pass(TTL * 2);
+    assert!(asks(&node.done));
+    assert_eq!(node.taken(), [ip(1)]);
+}
+
+#[test]
+fn what_nobody_could_be_asked_for_is_asked_for_again() {
+    let mut node = Node::with(1);
+    node.asks = false;
+    node.put("ips/10.0.0.2", "", None);
+    node.put("ips/10.0.0.3", "", None);
+    node.watch();
+    // Of one of them there is an answer.
+    node.happen(Event::Answered {
+        addresses: [ip(3)].into(),
+        found: BTreeMap::new(),
+    });
+    assert_eq!(node.taken(), [ip(3)]);
+    node.asks = true;
+    node.strangers.insert(ip(2), "02:00:00:00:00:09".to_owned());
+    node.pass(ASKED_FOR);
+    assert!(node.taken().iter().all(|address| *address != ip(2)));
+    assert!(node.value("cannot/me/10.0.0.2").is_some());
+}
+
+#[test]
+fn trouble_is_forgotten_when_the_address_was_held_well() {
+    let pause = |effects: &[Effect]| {
+        effects.iter().find_map(|effect| match effect {
+            Effect::Say(Said::TakeFailed { again_in, .. }) => Some(*again_in),
+            _ => None,
+        })
+    };
+    let mut node = Node::with(1);
+    for _ in 0..3 {
+        // Somebody takes it off, again and again.
+        node.done.clear();
+        for _ in 0..=LOSSES {
+            node.happen(Event::Lost { address: ip(1) });
+        }
+        assert_eq!(pause(&node.done), Some(TROUBLE_FIRST));
+        node.pass(TROUBLE_FIRST + TROUBLE_FORGOTTEN);
+        assert_eq!(node.mark(1), Some("me"));
+        // The kernel says no.
+        node.done.clear();
+        node.kernel = Err("no such device".to_owned());
+        node.happen(Event::Lost { address: ip(1) });
+        assert_eq!(pause(&node.done), Some(TROUBLE_FIRST));
+        node.kernel = Ok(());
+        node.pass(TTL + TROUBLE_FIRST * 2 + TROUBLE_FORGOTTEN);
+        assert_eq!(node.mark(1), Some("me"));
+    }
+    // Not before.
+    let twice = [TROUBLE_FIRST, TROUBLE_FIRST * 2].map(|expected| {
+        node.done.clear();
+        for _ in 0..=LOSSES {
+            node.happen(Event::Lost { address: ip(1) });
+        }
+        assert_eq!(pause(&node.done), Some(expected));
+        node.pass(expected + INTERVAL);
+        node.mark(1).map(str::to_owned)
+    });
+    assert_eq!(twice, [Some("me".to_owned()), Some("me".to_owned())]);
+}
+
+#[test]
+fn keep_waits_for_its_own_answers() {
+    let mut node = Node::with(1);
+    node.pass(INTERVAL - ms(1));
+    node.held_back = Some(Vec::new());
+    node.pass(ms(1));
+    let old = node.held_back.replace(Vec::new()).unwrap();
+    node.now = node.now + ms(300);
+    node.happen(Event::Stop { keep: true });
+    let new = node.held_back.take().unwrap();
+    let is_sign = |event: &&Event| matches!(event, Event::Committed { .. });
+    let is_alive = |event: &&Event| matches!(event, Event::KeptAlive { .. });
+    let of = |events: &[Event], which: &dyn Fn(&&Event) -> bool| {
+        events.iter().find(|event| which(event)).cloned().unwrap()
+    };
+    node.done.clear();
+    node.happen(of(&new, &is_sign));
+    node.happen(of(&old, &is_alive));
+    assert!(
+        !node.done.contains(&Effect::Finished),
+        "that was the answer of before"
+    );
+    node.happen(of(&new, &is_alive));
+    assert!(node.done.contains(&Effect::Finished));
+}
+
+#[test]
+fn one_list_that_is_lost_after_a_dead_watch_costs_nothing() {
+    let mut node = Node::with(1);
+    node.pass(INTERVAL * 4);
+    node.done.clear();
+    node.seen = false;
+    let began = node.now;
+    let mut looks = 0;
+    // The first list is not answered, and the next one is.
+    while looks < 2 {
+        node.now = node.now.max(node.core.wake().unwrap());
+        node.memory.expire(node.now.0);
+        let effects = node.core.on(node.now, Event::Time);
+        looks += effects
+            .iter()
+            .filter(|effect| matches!(effect, Effect::Look))
+            .count();
+        node.seen = looks > 1;
+        for effect in &effects {
+            if let Some(answer) = node.answer(effect) {
+                node.happen(answer);
+            }
+        }
+        node.done.extend(effects);
+        assert!(node.now.since(began) < TTL * 2);
+    }
+    node.pass(TTL);
+    assert!(node.dropped().is_empty());
+}
