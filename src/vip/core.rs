@@ -309,6 +309,8 @@ pub struct Core {
     /// What is known to be the pool's own: a node has held it since it came into the pool, or nobody has answered for it.
     /// Since when: of what was taken out and put in again, nothing is known.
     cleared: BTreeMap<IpAddr, Revision>,
+    /// The pool of which all is cleared, as [`View::pool_changes`] counts them.
+    all_cleared: Option<u64>,
     /// What the neighbours were asked for: when last, and how often.
     asked: BTreeMap<IpAddr, (At, u32)>,
     /// Whose each address should be, as last worked out.
@@ -368,6 +370,7 @@ impl Core {
             last_ticket: 0,
             slots: BTreeMap::new(),
             cleared: BTreeMap::new(),
+            all_cleared: None,
             asked: BTreeMap::new(),
             shares: BTreeMap::new(),
             stirred: true,

@@ -71,6 +71,8 @@ pub struct View {
     known: BTreeMap<String, Revision>,
     /// The keys that say so: more than one spelling may.
     pool: BTreeMap<IpAddr, BTreeSet<String>>,
+    /// How often a key of the pool was put or taken away.
+    pool_changes: u64,
     marks: BTreeMap<IpAddr, Mark>,
     preferred: BTreeMap<IpAddr, String>,
     adverts: BTreeMap<String, Advert>,
@@ -106,6 +108,7 @@ impl View {
             revision: None,
             known: BTreeMap::new(),
             pool: BTreeMap::new(),
+            pool_changes: 0,
             marks: BTreeMap::new(),
             preferred: BTreeMap::new(),
             adverts: BTreeMap::new(),
@@ -200,6 +203,7 @@ impl View {
         match self.keys.read(&entry.key) {
             Ok(Some(Key::Pool(address))) => {
                 self.pool.entry(address).or_default().insert(entry.key.clone());
+                self.pool_changes += 1;
             }
             Ok(Some(Key::Marked(address))) => {
                 self.haunted.remove(&address);
@@ -259,6 +263,7 @@ impl View {
         }
         match self.keys.read(key) {
             Ok(Some(Key::Pool(address))) => {
+                self.pool_changes += 1;
                 if let Some(keys) = self.pool.get_mut(&address) {
                     keys.remove(key);
                     if keys.is_empty() {
@@ -382,6 +387,12 @@ impl View {
         self.pool
             .iter()
             .filter_map(|(address, keys)| Some((*address, keys.first()?.as_str())))
+    }
+
+    /// Another number whenever the pool may be another one.
+    #[must_use]
+    pub fn pool_changes(&self) -> u64 {
+        self.pool_changes
     }
 
     /// When each address of the pool was put into it last.

@@ -15,6 +15,10 @@ impl Core {
     /// Asks for what is not known to be the pool's own, and forgets what was asked for nothing.
     pub(super) fn ask_neighbours(&mut self) {
         let now = self.now;
+        let changes = self.view.pool_changes();
+        if self.all_cleared == Some(changes) {
+            return;
+        }
         let pool: BTreeMap<IpAddr, Revision> = self.view.pool_since().collect();
         self.cleared
             .retain(|address, since| pool.get(address) == Some(since));
@@ -36,6 +40,10 @@ impl Core {
         for (address, slot) in &mut self.slots {
             slot.trouble
                 .take_if(|trouble| trouble.is_strangers && !pool.contains_key(address));
+        }
+        if pool.keys().all(|address| self.cleared.contains_key(address)) {
+            self.all_cleared = Some(changes);
+            return;
         }
         if !matches!(self.health, Some(Ok(()))) || self.stop.is_some() {
             return;
