@@ -273,28 +273,9 @@ in
       example = [ "mysql" ];
       description = "Users whose own `io-fence reporter` may register folders, beside those that are watched here.";
     };
-    metrics = {
-      enable = mkOption {
-        type = types.bool;
-        default = false;
-        description = "Whether io-fence has figures for Prometheus at `/metrics` (docs/MONITORING.md).";
-      };
-      address = mkOption {
-        type = types.str;
-        default = "127.0.0.1";
-        example = "0.0.0.0";
-        description = "Where they are to be had. Whoever reaches that may read them.";
-      };
-      port = mkOption {
-        type = types.port;
-        default = 9879;
-        description = "Port of it.";
-      };
-      openFirewall = mkOption {
-        type = types.bool;
-        default = false;
-        description = "Whether the firewall lets `server.network.subnets` in on it.";
-      };
+    metrics = ours.metrics {
+      of = "io-fence";
+      port = 9879;
     };
     settings = mkOption {
       type = types.submodule { freeformType = toml.type; };

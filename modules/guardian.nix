@@ -89,28 +89,9 @@ in
         description = "For one look, the lookup of the name included.";
       };
     };
-    metrics = {
-      enable = mkOption {
-        type = types.bool;
-        default = false;
-        description = "Whether the guardian has figures for Prometheus at `/metrics`, and `/healthz` (docs/MONITORING.md).";
-      };
-      address = mkOption {
-        type = types.str;
-        default = "127.0.0.1";
-        example = "0.0.0.0";
-        description = "Where they are to be had. Whoever reaches that may read them.";
-      };
-      port = mkOption {
-        type = types.port;
-        default = 9878;
-        description = "Port of it.";
-      };
-      openFirewall = mkOption {
-        type = types.bool;
-        default = false;
-        description = "Whether the firewall lets `server.network.subnets` in on it.";
-      };
+    metrics = ours.metrics {
+      of = "the guardian";
+      port = 9878;
     };
     settings = mkOption {
       type = types.submodule {

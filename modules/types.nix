@@ -73,4 +73,31 @@ rec {
     check = value: subnet.check value && !lib.hasInfix "/" value;
     merge = lib.mergeEqualOption;
   };
+
+  # Options for a program's figures.
+  metrics =
+    { of, port }:
+    {
+      enable = lib.mkOption {
+        type = lib.types.bool;
+        default = false;
+        description = "Whether ${of} has figures for Prometheus at `/metrics`, and `/healthz` (docs/MONITORING.md).";
+      };
+      address = lib.mkOption {
+        type = lib.types.str;
+        default = "127.0.0.1";
+        example = "0.0.0.0";
+        description = "Where they are to be had. Whoever reaches that may read them.";
+      };
+      port = lib.mkOption {
+        type = lib.types.port;
+        default = port;
+        description = "Port of it.";
+      };
+      openFirewall = lib.mkOption {
+        type = lib.types.bool;
+        default = false;
+        description = "Whether the firewall lets `server.network.subnets` in on it.";
+      };
+    };
 }

@@ -200,28 +200,9 @@ in
       certFile = publicFile "our own certificate for etcd, where it asks for one";
       keyFile = secretFile "the key of `certFile` (PEM)";
     };
-    metrics = {
-      enable = mkOption {
-        type = types.bool;
-        default = false;
-        description = "Whether io-vip has figures for Prometheus at `/metrics`, and `/healthz` (docs/MONITORING.md).";
-      };
-      address = mkOption {
-        type = types.str;
-        default = "127.0.0.1";
-        example = "0.0.0.0";
-        description = "Where they are to be had. Whoever reaches that may read them.";
-      };
-      port = mkOption {
-        type = types.port;
-        default = 9880;
-        description = "Port of it.";
-      };
-      openFirewall = mkOption {
-        type = types.bool;
-        default = false;
-        description = "Whether the firewall lets `server.network.subnets` in on it.";
-      };
+    metrics = ours.metrics {
+      of = "io-vip";
+      port = 9880;
     };
     settings = mkOption {
       type = types.submodule settings;

@@ -31,6 +31,10 @@ class RequestFailed(Exception):
     """A command or a unit did not do what the scenario asked for."""
 
 
+class NotInTime(RequestFailed):
+    """It was not so within the time that it had."""
+
+
 class Named(Protocol):
     @property
     def name(self) -> str: ...
@@ -204,7 +208,7 @@ class LabMachine:
         deadline = time.monotonic() + timeout
         while not holds():
             if time.monotonic() > deadline:
-                raise RequestFailed(f"{self.name}: not within {timeout} s: {what}")
+                raise NotInTime(f"{self.name}: not within {timeout} s: {what}")
             time.sleep(0.1)
 
     def wait_until_succeeds(self, command: str, timeout: int = PATIENCE) -> str:

@@ -56,8 +56,8 @@ AT_ONCE = 4
 ALARM = r"panicked at|^(io-|wait-for-io-)\S+: (Failed with result|Scheduled restart job)"
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", CHECKS.parent / "target"))
 # How a failure begins that a machine which does much else may have made: something took too long, or was told in the journal because it did.
-# What is wrong in any other way is wrong, however rarely.
-PERHAPS_LATE = re.compile(r"[\w.]*(Late|UnexpectedErrors|TimeoutError|TimeoutExpired|CommandFailed|RequestFailed)\b")
+# What is wrong in any other way is wrong, however rarely: a command that fails, a panic, a unit of ours that dies.
+PERHAPS_LATE = re.compile(r"[\w.]*(Late|NotInTime|UnexpectedErrors|TimeoutError|TimeoutExpired)\b")
 # More failures than these are not the machine's.
 AGAIN_AT_MOST = 3
 # Of each host's journal, when a scenario failed. All of it is in --logs.
@@ -216,7 +216,8 @@ def play(path: Path | None, options: argparse.Namespace) -> bool:
                 expected = found.get("EXPECTED_ERRORS", [])
                 assert isinstance(expected, list)
                 if errors := fleet.errors(expected):
-                    raise UnexpectedErrors("\n".join(["in the journals, and none of EXPECTED_ERRORS:", *errors]))
+                    is_ours = any(re.search(ALARM, line.partition(": ")[2]) for line in errors)
+                    raise (AssertionError if is_ours else UnexpectedErrors)("\n".join(["in the journals, and none of EXPECTED_ERRORS:", *errors]))
             else:
                 fleet.start_all()
         except machine.NotHere:
@@ -293,7 +294,7 @@ class Run:
             said = self.output.read()
             print(said, end="")
             if result == "FAILED":
-                found = re.search(r"^Traceback .*?^([\w.]*(?:Error|Errors|Exit|Interrupt|Late|Failed|Expired)\b.*?)$", said, re.MULTILINE | re.DOTALL)
+                found = re.search(r"^Traceback .*?^([\w.]*(?:Error|Errors|Exit|Interrupt|Late|NotInTime|Failed|Expired)\b.*?)$", said, re.MULTILINE | re.DOTALL)
                 self.trace, self.why = (found[0], found[1]) if found else ("", "")
         # An ignored one has said why.
         if code != IGNORED:

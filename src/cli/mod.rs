@@ -5,6 +5,7 @@ mod duration;
 mod host_port;
 mod live_lines;
 mod pages;
+mod unix_socket;
 
 use std::fmt;
 use std::io::Write;
@@ -16,6 +17,7 @@ pub use duration::{ConfigDuration, parse_duration};
 pub use host_port::{HostPort, HostPortError};
 pub use live_lines::{LiveLines, terminal_columns};
 pub use pages::{PageCommand, print_page};
+pub use unix_socket::listen_at;
 
 /// Exit code: something failed at run time.
 pub const EXIT_FAILED: u8 = 1;

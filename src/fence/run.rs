@@ -2,13 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use nix::sys::signal::{SigSet, Signal};
-use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::net::UnixStream;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -26,7 +25,7 @@ use super::reporter::{self, Line};
 use super::starter::Starter;
 use super::teller::Teller;
 use super::wire::{Request, line};
-use crate::cli::{Failure, block_on};
+use crate::cli::{Failure, block_on, listen_at};
 use crate::host::{Table, TableError, lock_memory, spawn_apart};
 use crate::telemetry::{self, Lossy, http, notify};
 
@@ -82,7 +81,7 @@ async fn serve(config: Config, watches: bool) -> Result<u8, Failure> {
             "this kernel does not keep others from changing our nftables table (owner, persist: since 6.9); what a flush takes is made again within 5 s"
         );
     }
-    let listener = listen(&config.socket)?;
+    let listener = listen_at(&config.socket, "io-fence")?;
     let thread = failed("start a thread");
     let teller = Teller::start().map_err(&thread)?;
     let cutter = match config.rules.established {
@@ -132,21 +131,11 @@ async fn serve(config: Config, watches: bool) -> Result<u8, Failure> {
     };
     tokio::spawn(peers::accept(listener, users, to_monitor.clone()));
     let closing = CancellationToken::new();
-    if let Some(address) = config.metrics {
-        match TcpListener::bind(address).await {
-            Ok(listener) => {
-                let address = listener.local_addr().unwrap_or(address);
-                tracing::info!(%address, "figures at /metrics");
-                let metrics = Metrics::new(to_monitor.clone());
-                let answer = move |request| metrics.clone().answer(request);
-                tokio::spawn(http::serve(listener, http::Limits::FEW, closing.clone(), answer));
-            }
-            // One that cannot be looked at still fences.
-            Err(error) => {
-                tracing::error!(%address, %error, "no figures: cannot listen; choose another address or port with --metrics");
-            }
-        }
-    }
+    let metrics = Metrics::new(to_monitor.clone());
+    http::offer_figures(config.metrics, closing.clone(), move |request| {
+        metrics.clone().answer(request)
+    })
+    .await;
     let locked = lock_memory();
     if let Err(why) = &locked {
         tracing::warn!(%why, "memory is not locked: a stall of the disk that has this program could stop the monitor");
@@ -194,31 +183,6 @@ fn alive(socket: &Path) -> Option<String> {
     BufReader::new(&stream).read_line(&mut answer).ok()?;
     let status: super::status::Status = serde_json::from_str(&answer).ok()?;
     Some(format!("it watches {} folders", status.folders.len()))
-}
-
-fn listen(socket: &Path) -> Result<UnixListener, Failure> {
-    let shown = socket.display();
-    let fault = |error: std::io::Error| {
-        Failure::failed(format!(
-            "cannot listen on {shown}: {error}; set RuntimeDirectory=io-fence in the unit, or choose another --socket"
-        ))
-    };
-    match std::fs::symlink_metadata(socket) {
-        // Of a monitor that has ended: a live one has answered above.
-        Ok(meta) if std::os::unix::fs::FileTypeExt::is_socket(&meta.file_type()) => {
-            std::fs::remove_file(socket).map_err(fault)?;
-        }
-        Ok(_) => {
-            return Err(Failure::config(format!(
-                "{shown} is there already, and is no socket; choose another --socket"
-            )));
-        }
-        Err(_) => {}
-    }
-    let listener = UnixListener::bind(socket).map_err(fault)?;
-    // Who may do what is decided by who it is; who may come at all, by the folder.
-    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o666)).map_err(fault)?;
-    Ok(listener)
 }
 
 /// Reporters alone, for a monitor elsewhere on this host.

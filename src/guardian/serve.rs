@@ -227,27 +227,11 @@ async fn serve(
         tracing::info!(%address, unit = config.target, version = env!("CARGO_PKG_VERSION"), "listening");
         acceptors.push(alive);
     }
-    let measuring = match config.metrics {
-        Some(address) => match TcpListener::bind(address).await {
-            Ok(listener) => {
-                let address = listener.local_addr().unwrap_or(address);
-                tracing::info!(%address, "figures at /metrics");
-                let metrics = Metrics::new(shared.clone());
-                Some(tokio::spawn(http::serve(
-                    listener,
-                    http::Limits::FEW,
-                    closing.clone(),
-                    move |request| metrics.clone().answer(request),
-                )))
-            }
-            // One that cannot be looked at still guards.
-            Err(error) => {
-                tracing::error!(%address, %error, "no figures: cannot listen; choose another address or port with --metrics");
-                None
-            }
-        },
-        None => None,
-    };
+    let metrics = Metrics::new(shared.clone());
+    let measuring = http::offer_figures(config.metrics, closing.clone(), move |request| {
+        metrics.clone().answer(request)
+    })
+    .await;
     drop(shared);
     notify::ready(&format!("guarding {}; no command yet", config.target));
     let watchdog = tokio::spawn(feed_watchdog(acceptors, to_manager));

@@ -17,6 +17,7 @@ pub use hyper::{Method, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, Semaphore};
+use tokio::task::JoinHandle;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -58,6 +59,31 @@ pub struct Pulse(pub Arc<Notify>);
 /// Who asks, in the extensions of a [`Request`].
 #[derive(Clone, Copy, Debug)]
 pub struct Peer(pub SocketAddr);
+
+/// Has figures to be had at `address`, if somebody wants them, until `closing`. Nothing when it cannot listen there, and the journal says so: whoever cannot be
+/// looked at still does what it is for.
+pub async fn offer_figures<H, F>(
+    address: Option<SocketAddr>,
+    closing: CancellationToken,
+    answer: H,
+) -> Option<JoinHandle<()>>
+where
+    H: Fn(Request) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Response> + Send + 'static,
+{
+    let address = address?;
+    match TcpListener::bind(address).await {
+        Ok(listener) => {
+            let address = listener.local_addr().unwrap_or(address);
+            tracing::info!(%address, "figures at /metrics");
+            Some(tokio::spawn(serve(listener, Limits::FEW, closing, answer)))
+        }
+        Err(error) => {
+            tracing::error!(%address, %error, "no figures: cannot listen; choose another address or port with --metrics");
+            None
+        }
+    }
+}
 
 /// Answers until `closing`; what is under way then is cut off.
 pub async fn serve<H, F>(listener: TcpListener, limits: Limits, closing: CancellationToken, answer: H)
@@ -176,4 +202,24 @@ pub fn not_found(paths: &str) -> Response {
 /// For a method that nobody serves there.
 pub fn not_allowed() -> Response {
     text(StatusCode::METHOD_NOT_ALLOWED, "read only: GET")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_cannot_be_looked_at_goes_on() {
+        let answer = |_| async { not_found("/metrics") };
+        let closing = CancellationToken::new();
+        assert!(offer_figures(None, closing.clone(), answer).await.is_none());
+        let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = taken.local_addr().unwrap();
+        let refused = offer_figures(Some(address), closing.clone(), answer).await;
+        assert!(refused.is_none());
+        drop(taken);
+        let offered = offer_figures(Some(address), closing.clone(), answer).await;
+        closing.cancel();
+        offered.unwrap().await.unwrap();
+    }
 }

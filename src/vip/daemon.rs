@@ -1,12 +1,11 @@
 //! From a configuration to a running node, and back.
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::timeout;
@@ -19,7 +18,7 @@ use super::health;
 use super::memo::MemoFile;
 use super::metrics::Metrics;
 use super::run::{Counts, Daemon, Ends, Question};
-use crate::cli::{Failure, block_on};
+use crate::cli::{Failure, block_on, listen_at};
 use crate::host::BootTimer;
 use crate::telemetry::{self, http, notify};
 
@@ -64,28 +63,16 @@ async fn serve(config: Config) -> Result<u8, Failure> {
         .map(|i| i.addresses.clone())
         .unwrap_or_default();
     hands.adopt(&inherited, until);
-    let listener = listen(&config.socket)?;
+    let listener = listen_at(&config.socket, "io-vip")?;
     let (to_daemon, questions) = mpsc::channel(16);
     tokio::spawn(answer(listener, to_daemon.clone()));
     let (tell, told) = watch::channel(None);
     tokio::spawn(health::watch(check, pace, tell));
-    if let Some(address) = config.metrics {
-        let listener = TcpListener::bind(address).await.map_err(|error| {
-            Failure::failed(format!(
-                "metrics: cannot listen on {address}: {error}; choose another address or port"
-            ))
-        })?;
-        let address = listener.local_addr().unwrap_or(address);
-        tracing::info!(%address, "figures at /metrics");
-        let metrics = Metrics::new(to_daemon.clone());
-        let answer = move |request| metrics.clone().answer(request);
-        tokio::spawn(http::serve(
-            listener,
-            http::Limits::FEW,
-            CancellationToken::new(),
-            answer,
-        ));
-    }
+    let metrics = Metrics::new(to_daemon.clone());
+    http::offer_figures(config.metrics, CancellationToken::new(), move |request| {
+        metrics.clone().answer(request)
+    })
+    .await;
     tracing::info!(
         node = config.settings.node,
         pool = config.settings.prefix,
@@ -128,31 +115,6 @@ async fn refuse_a_second(socket: &Path) -> Result<(), Failure> {
         )));
     }
     Ok(())
-}
-
-fn listen(socket: &Path) -> Result<UnixListener, Failure> {
-    let shown = socket.display();
-    let fault = |error: std::io::Error| {
-        Failure::failed(format!(
-            "cannot listen on {shown}: {error}; set RuntimeDirectory=io-vip in the unit, or choose another --socket"
-        ))
-    };
-    match std::fs::symlink_metadata(socket) {
-        // Of one that has ended: a live one has answered above.
-        Ok(meta) if std::os::unix::fs::FileTypeExt::is_socket(&meta.file_type()) => {
-            std::fs::remove_file(socket).map_err(fault)?;
-        }
-        Ok(_) => {
-            return Err(Failure::config(format!(
-                "{shown} is there already, and is no socket; choose another --socket"
-            )));
-        }
-        Err(_) => {}
-    }
-    let listener = UnixListener::bind(socket).map_err(fault)?;
-    // There is nothing to be had here but a look.
-    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o666)).map_err(fault)?;
-    Ok(listener)
 }
 
 /// Answers each who connects with the status.
