@@ -50,11 +50,11 @@ fn used(text: &str, depth: usize, rooms: &BTreeSet<String>) -> BTreeSet<String> 
     let climb = format!("{}::", vec!["super"; depth].join("::"));
     for root in ["crate::", "io_guardian::", climb.as_str()] {
         for (at, _) in code.match_indices(root) {
-            // `super::super::super::` holds `super::super::` too: only the whole climb counts.
+            // A module inside of the file climbs one higher: the name comes after the last step, and each climb is looked at once.
             if root == climb && code[..at].ends_with("super::") {
                 continue;
             }
-            let rest = &code[at + root.len()..];
+            let rest = code[at + root.len()..].trim_start_matches("super::");
             let names: Vec<&str> = match rest.strip_prefix('{') {
                 // `use crate::{a::b, c};`: the names at the first level of the braces.
                 Some(group) => first_level(group),
@@ -146,6 +146,12 @@ fn every_way_to_name_a_room_is_seen() {
     );
     assert_eq!(sees("fn f() { crate::coordinator::run() }", 2), ["coordinator"]);
     assert_eq!(sees("use super::super::coordinator::x;", 2), ["coordinator"]);
+    // From a module inside of a file.
+    assert_eq!(
+        sees("use super::super::super::coordinator::x;", 2),
+        ["coordinator"]
+    );
+    assert_eq!(sees("use super::super::super::{units, cli};", 2), ["units"]);
     assert_eq!(
         sees("use super::coordinator::x; // crate::guardian", 2),
         Vec::<String>::new()

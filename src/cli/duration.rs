@@ -54,6 +54,13 @@ impl<'de> Deserialize<'de> for ConfigDuration {
     }
 }
 
+/// A duration with no more than people want to know: whole seconds from ten on.
+#[must_use]
+pub fn age(ms: u64) -> String {
+    let short = if ms < 10_000 { ms } else { ms / 1_000 * 1_000 };
+    humantime::format_duration(Duration::from_millis(short)).to_string()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

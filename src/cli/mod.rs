@@ -13,7 +13,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-pub use duration::{ConfigDuration, parse_duration};
+pub use duration::{ConfigDuration, age, parse_duration};
 pub use host_port::{HostPort, HostPortError};
 pub use live_lines::{LiveLines, terminal_columns};
 pub use pages::{PageCommand, print_page};

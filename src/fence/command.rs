@@ -12,7 +12,7 @@ use super::core::Target;
 use super::run as daemon;
 use super::status::{FolderStatus, Status};
 use super::wire::{Answer, Request, line};
-use crate::cli::{Failure, PageCommand, print, print_page};
+use crate::cli::{Failure, PageCommand, age, print, print_page};
 use crate::host::Ports;
 
 /// How long the monitor may take to answer.
@@ -256,12 +256,6 @@ fn status(args: &StatusArgs) -> Result<u8, Failure> {
         return print(&format!("{text}\n")).map(|()| 0);
     }
     print(&shown(&status)).map(|()| 0)
-}
-
-/// A duration with no more than people want to know.
-fn age(ms: u64) -> String {
-    let short = if ms < 10_000 { ms } else { ms / 1_000 * 1_000 };
-    humantime::format_duration(Duration::from_millis(short)).to_string()
 }
 
 fn shown(status: &Status) -> String {

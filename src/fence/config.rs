@@ -216,7 +216,7 @@ struct Wait(Duration);
 impl<'de> Deserialize<'de> for Wait {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        if text.trim() == "0s" {
+        if matches!(text.trim(), "0" | "0s") {
             return Ok(Self(Duration::ZERO));
         }
         let text = serde::de::value::StrDeserializer::new(&text);

@@ -20,7 +20,13 @@ pub(super) struct Cutter(SyncSender<Ports>);
 impl Cutter {
     pub(super) fn start(allowed: Vec<Network>) -> io::Result<Self> {
         let (to_cut, wanted) = sync_channel(QUEUE);
-        spawn_apart("cut", STACK, None, move |_| cut_all(&wanted, &allowed))?;
+        spawn_apart("cut", STACK, None, move |_| {
+            // The kernel loads what it needs now, and not from the disk that hangs.
+            if let Err(error) = cut_established(&Ports::default(), &allowed, &[]) {
+                tracing::warn!(%error, "the kernel does not tell of connections (sock_diag): they cannot be ended; idle clients learn of a fence when they send");
+            }
+            cut_all(&wanted, |ports| cut(ports, &allowed));
+        })?;
         Ok(Self(to_cut))
     }
 
@@ -34,15 +40,15 @@ impl Cutter {
     }
 }
 
-fn cut_all(wanted: &Receiver<Ports>, allowed: &[Network]) {
-    // The kernel loads what it needs now, and not from the disk that hangs.
-    if let Err(error) = cut_established(&Ports::default(), allowed, &[]) {
-        tracing::warn!(%error, "the kernel does not tell of connections (sock_diag): they cannot be ended; idle clients learn of a fence when they send");
-    }
-    while let Ok(ports) = wanted.recv() {
-        cut(&ports, allowed);
-        let _ = wanted.recv_timeout(SECOND_LOOK).map(|more| cut(&more, allowed));
-        cut(&ports, allowed);
+fn cut_all(wanted: &Receiver<Ports>, mut cut: impl FnMut(&Ports)) {
+    while let Ok(mut ports) = wanted.recv() {
+        cut(&ports);
+        // Each has its second look, and none too soon.
+        while let Ok(more) = wanted.recv_timeout(SECOND_LOOK) {
+            cut(&more);
+            ports.add(&more);
+        }
+        cut(&ports);
     }
 }
 
@@ -66,5 +72,29 @@ fn cut(ports: &Ports, allowed: &[Network]) {
             }
         }
         Err(error) => tracing::warn!(ports = ports.to_string(), %error, "connections could not be ended"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_cut_soon_after_another_cut_has_its_second_look_too() {
+        let (to_cut, wanted) = sync_channel(QUEUE);
+        for port in [5432, 6379] {
+            to_cut.send(Ports::new([port], [])).unwrap();
+        }
+        drop(to_cut);
+        let mut cuts = Vec::new();
+        cut_all(&wanted, |ports| cuts.push(ports.clone()));
+        assert_eq!(
+            cuts,
+            [
+                Ports::new([5432], []),
+                Ports::new([6379], []),
+                Ports::new([5432, 6379], [])
+            ]
+        );
     }
 }

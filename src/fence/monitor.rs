@@ -137,6 +137,18 @@ impl Clockwork {
     }
 }
 
+/// Whose a folder is once this user reports on it. Root may report on anything, and does not take it from who does.
+///
+/// # Errors
+/// Whose it is instead.
+fn owner(before: Option<u32>, uid: u32) -> Result<u32, u32> {
+    match before {
+        Some(owner) if uid == 0 || uid == owner => Ok(owner),
+        Some(owner) => Err(owner),
+        None => Ok(uid),
+    }
+}
+
 impl Monitor {
     /// Runs until a signal ends it.
     pub(super) async fn run(mut self, mut messages: mpsc::Receiver<Message>, mut ends: [Signal; 2]) -> Self {
@@ -255,14 +267,11 @@ impl Monitor {
                 "{path} is watched by the monitor itself; remove it from one of the two configurations"
             ));
         }
-        if let Some(owner) = self
-            .clockwork
-            .owners
-            .get(path)
-            .filter(|owner| **owner != uid && uid != 0)
-        {
-            return Err(format!("{path} is reported on by uid {owner}, not by uid {uid}"));
-        }
+        let owner = owner(self.clockwork.owners.get(path).copied(), uid).map_err(|owner| {
+            format!(
+                "{path} is reported on by uid {owner}, not by uid {uid}; end the other reporter with SIGTERM, or, if it has died, restart the monitor"
+            )
+        })?;
         if self.core.count() >= FOLDERS && !self.core.knows(path) {
             return Err(format!("there are {FOLDERS} folders already"));
         }
@@ -273,7 +282,7 @@ impl Monitor {
             ));
         }
         check_sleep(path, Duration::from_millis(said.sleep_ms), watch.heartbeat)?;
-        self.clockwork.owners.insert(path.clone(), uid);
+        self.clockwork.owners.insert(path.clone(), owner);
         let answer = format!("watching {path}");
         self.act(Event::Registered {
             folder: path.clone(),
@@ -598,5 +607,19 @@ fn say(tell: &Tell) {
             "these ports were fenced already, and nobody knows why; they stay so until `io-fence unfence --ports`, or until their folder beats"
         ),
         Tell::Kept { ports } => tracing::warn!(ports = ports.to_string(), "a fence is kept over the restart"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::owner;
+
+    #[test]
+    fn root_may_report_on_what_is_another_ones_and_it_stays_that_ones() {
+        assert_eq!(owner(None, 1000), Ok(1000));
+        assert_eq!(owner(Some(1000), 0), Ok(1000));
+        assert_eq!(owner(Some(1000), 1000), Ok(1000));
+        assert_eq!(owner(Some(1000), 1001), Err(1000));
+        assert_eq!(owner(Some(0), 1000), Err(0));
     }
 }

@@ -4,17 +4,18 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::monitor::{Message, Sender};
 use super::wire::{Answer, LINE_MAX_BYTES, Request, line, tamed};
+use crate::telemetry::LogBudget;
 
 /// Connections of users who may only ask.
 const STRANGERS: usize = 32;
@@ -33,6 +34,9 @@ pub(super) enum Trust {
     /// Ask.
     Stranger,
 }
+
+/// How often it may be written that reporters were refused.
+pub(super) type Refusals = Arc<Mutex<LogBudget>>;
 
 /// Who is who.
 #[derive(Clone, Debug, Default)]
@@ -55,6 +59,7 @@ impl Users {
 /// Accepts for ever.
 pub(super) async fn accept(listener: UnixListener, users: Users, monitor: Sender) {
     let places = [Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0))];
+    let refusals = Refusals::default();
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
@@ -76,11 +81,11 @@ pub(super) async fn accept(listener: UnixListener, users: Users, monitor: Sender
             tracing::debug!(uid = peer.uid(), "too many connections");
             continue;
         };
-        let monitor = monitor.clone();
+        let (monitor, refusals) = (monitor.clone(), refusals.clone());
         let uid = peer.uid();
         tokio::spawn(async move {
             let _place = place;
-            serve(stream, trust, uid, BTreeSet::new(), monitor).await;
+            serve(stream, trust, uid, BTreeSet::new(), monitor, refusals).await;
         });
     }
 }
@@ -110,6 +115,7 @@ pub(super) async fn serve(
     uid: u32,
     mut reports: BTreeSet<String>,
     monitor: Sender,
+    refusals: Refusals,
 ) {
     let mut lines = Lines::default();
     loop {
@@ -148,7 +154,17 @@ pub(super) async fn serve(
                 continue;
             }
         };
-        if !handle(&mut stream, request, trust, uid, &mut reports, &monitor).await {
+        if !handle(
+            &mut stream,
+            request,
+            trust,
+            uid,
+            &mut reports,
+            &monitor,
+            &refusals,
+        )
+        .await
+        {
             break;
         }
     }
@@ -169,6 +185,7 @@ async fn handle(
     uid: u32,
     reports: &mut BTreeSet<String>,
     monitor: &Sender,
+    refusals: &Refusals,
 ) -> bool {
     let (reply, replied) = oneshot::channel();
     let message = match request {
@@ -234,9 +251,21 @@ async fn handle(
             };
             match &answered {
                 Answer::Ok(_) => drop(reports.insert(folder)),
-                // It tries again and again, and says so in a log that may be elsewhere.
+                // It tries again and again, five times in a second, and says so in a log that may be elsewhere.
                 Answer::Error(why) => {
-                    tracing::warn!(folder = tamed(&folder), uid, why, "a reporter was refused");
+                    let spent = refusals
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .spend(Instant::now());
+                    if let Some(suppressed) = spent {
+                        tracing::warn!(
+                            folder = tamed(&folder),
+                            uid,
+                            why,
+                            suppressed,
+                            "a reporter was refused"
+                        );
+                    }
                 }
             }
             return answer(stream, &answered).await;

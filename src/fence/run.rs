@@ -106,6 +106,7 @@ async fn serve(config: Config, watches: bool) -> Result<u8, Failure> {
                 own_uid,
                 reports,
                 to_monitor.clone(),
+                peers::Refusals::default(),
             ));
             let folder = folder.clone();
             spawn_apart("report", STACK, Some(theirs.into()), move |stream| {

@@ -17,7 +17,6 @@ pub mod core;
 pub mod databases;
 mod keys;
 mod line;
-mod log_budget;
 mod manager;
 pub mod memory;
 mod metrics;

@@ -14,9 +14,9 @@ use tokio_util::task::TaskTracker;
 use super::admission::{Admission, ConnectionId, Crowded};
 use super::connection::{Connection, ToManager, origin};
 use super::keys::Keys;
-use super::log_budget::LogBudget;
 use super::publish::Publisher;
 use crate::protocol::{Wire, hex};
+use crate::telemetry::LogBudget;
 
 /// Pause after the kernel would not give us a connection (no descriptors left, no memory).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);

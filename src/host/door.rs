@@ -22,7 +22,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::clock::boottime;
-use super::door_rules::Frame;
+use super::door_rules::{AT_ONCE, Frame};
 use super::nft_socket::Nftables;
 
 /// The name of its tables, in the families `inet`, `arp` and `netdev`.
@@ -102,10 +102,7 @@ enum Told {
     DoneLate,
 }
 
-/// Addresses in one transaction: a message to the kernel has a longest length.
-const AT_ONCE: usize = 128;
-
-/// In parts that fit into one message to the kernel.
+/// In parts: what need not be done at once.
 fn few(addresses: &BTreeSet<IpAddr>) -> Vec<BTreeSet<IpAddr>> {
     let all: Vec<IpAddr> = addresses.iter().copied().collect();
     all.chunks(AT_ONCE)
@@ -163,8 +160,7 @@ impl Door {
         Ok(self.look()?.unwrap_or_default().live)
     }
 
-    /// Lets the kernel answer for these until then, whatever was open for how long. They are ours to shut from now on. It is one transaction for
-    /// each 128 of them.
+    /// Lets the kernel answer for these until then, whatever was open for how long. They are ours to shut from now on. It is one transaction.
     ///
     /// # Errors
     /// When it was not done: of those for which it was not, none is open for longer than before.

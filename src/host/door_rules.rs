@@ -52,6 +52,8 @@ const FIRST: i32 = -310;
 /// After translation of sources (100).
 const LAST: i32 = 310;
 const FUSE: &str = "fuse";
+/// Elements of one message: what a message says is at most 64 KB long.
+pub(super) const AT_ONCE: usize = 128;
 const NF_ARP_IN: u32 = 0;
 const NF_ARP_OUT: u32 = 1;
 const ETH_P_ARP: u16 = 0x0806;
@@ -210,11 +212,11 @@ impl Frame {
         let (v4, v6): (Vec<IpAddr>, Vec<IpAddr>) = addresses.into_iter().partition(|a| a.is_ipv4());
         let mut all = Vec::new();
         for (place, has_v6) in self.places() {
-            if !v4.is_empty() {
-                all.extend(messages(place, true, &v4));
+            for some in v4.chunks(AT_ONCE) {
+                all.extend(messages(place, true, some));
             }
-            if has_v6 && !v6.is_empty() {
-                all.extend(messages(place, false, &v6));
+            for some in v6.chunks(AT_ONCE).filter(|_| has_v6) {
+                all.extend(messages(place, false, some));
             }
         }
         all

@@ -473,3 +473,17 @@ fn an_interface_that_is_made_anew_has_its_claims_held_again() {
         );
     });
 }
+
+#[test]
+fn so_many_that_one_message_does_not_hold_them_are_no_matter() {
+    on_two_hosts(|_| {
+        let mut door = door();
+        let many: Vec<IpAddr> = (0..2_000u16)
+            .map(|n| IpAddr::from([0xfd09, 0, 0, 0, 0, 0, 1, n]))
+            .collect();
+        door.admit(many.iter().copied(), boottime() + LONG).unwrap();
+        assert_eq!(door.found().unwrap().len(), many.len());
+        door.close(many.iter().copied()).unwrap();
+        assert!(door.found().unwrap().is_empty());
+    });
+}

@@ -6,11 +6,13 @@
 
 mod audit;
 pub mod http;
+mod log_budget;
 mod lossy;
 pub mod metrics;
 pub mod notify;
 
 pub use audit::audit;
+pub use log_budget::LogBudget;
 pub use lossy::Lossy;
 
 use std::fmt;

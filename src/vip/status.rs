@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::shown::{Shown, State};
+use crate::cli::age;
 
 /// One line for `systemctl status`.
 pub(super) fn line(shown: &Shown) -> String {
@@ -112,10 +113,4 @@ pub(super) fn text(shown: &Shown) -> String {
         out.push('\n');
     }
     out
-}
-
-/// A duration with no more than people want to know.
-fn age(ms: u64) -> String {
-    let short = if ms < 10_000 { ms } else { ms / 1_000 * 1_000 };
-    humantime::format_duration(std::time::Duration::from_millis(short)).to_string()
 }

@@ -11,7 +11,7 @@ const WINDOW: Duration = Duration::from_secs(10);
 
 /// A budget for one kind of line.
 #[derive(Debug, Default)]
-pub(super) struct LogBudget {
+pub struct LogBudget {
     window: Option<Instant>,
     lines: u32,
     suppressed: u64,
@@ -19,7 +19,7 @@ pub(super) struct LogBudget {
 
 impl LogBudget {
     /// Whether a line may be written now; if so, how many were left out since the last one.
-    pub(super) fn spend(&mut self, now: Instant) -> Option<u64> {
+    pub fn spend(&mut self, now: Instant) -> Option<u64> {
         if self
             .window
             .is_none_or(|began| now.saturating_duration_since(began) >= WINDOW)
