@@ -7,10 +7,14 @@
 //! no answer: a node that takes an address says such things, too.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV6};
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
+use nix::cmsg_space;
+use nix::errno::Errno;
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::announce::everybody;
@@ -22,8 +26,8 @@ const ROUNDS: u32 = 3;
 /// How long answers are waited for after each.
 const ROUND: Duration = Duration::from_millis(100);
 const SHORTEST: Duration = Duration::from_millis(1);
-/// With less a question is not answered (RFC 4861, 7.1.1).
-const HOPS: u32 = 255;
+/// With less a question is not answered, and an answer is none (RFC 4861, 7.1.1 and 7.1.2): it has come through a router, from anybody.
+const HOPS: u8 = 255;
 const ARP_REPLY: [u8; 2] = [0, 2];
 const NEIGHBOUR_SOLICITATION: u8 = 135;
 const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
@@ -66,6 +70,16 @@ fn advertised(packet: &[u8]) -> Option<(IpAddr, [u8; 6])> {
     asked_for.then_some((IpAddr::from(address), by.unwrap_or_default()))
 }
 
+fn icmp6_socket(link: &Link) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6))?;
+    socket.set_multicast_hops_v6(HOPS.into())?;
+    socket.set_recv_hoplimit_v6(true)?;
+    socket.set_multicast_if_v6(link.index)?;
+    socket.bind_device(Some(link.name.as_bytes()))?;
+    socket.set_multicast_loop_v6(false)?;
+    Ok(socket)
+}
+
 fn colons(hardware: [u8; 6]) -> String {
     let pairs: Vec<String> = hardware.iter().map(|byte| format!("{byte:02x}")).collect();
     pairs.join(":")
@@ -93,12 +107,7 @@ pub fn ask_neighbours(link: &Link, addresses: &BTreeSet<IpAddr>) -> io::Result<B
     let icmp6 = if v6.is_empty() {
         None
     } else {
-        let socket = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6))?;
-        socket.set_multicast_hops_v6(HOPS)?;
-        socket.set_multicast_if_v6(link.index)?;
-        socket.bind_device(Some(link.name.as_bytes()))?;
-        socket.set_multicast_loop_v6(false)?;
-        Some(socket)
+        Some(icmp6_socket(link)?)
     };
     for _ in 0..ROUNDS {
         for address in addresses {
@@ -127,7 +136,7 @@ pub fn ask_neighbours(link: &Link, addresses: &BTreeSet<IpAddr>) -> io::Result<B
 }
 
 fn hear(
-    mut socket: &Socket,
+    socket: &Socket,
     by: Duration,
     read: impl Fn(&[u8]) -> Option<(IpAddr, [u8; 6])>,
     found: &mut BTreeMap<IpAddr, String>,
@@ -138,24 +147,37 @@ fn hear(
         // What came while somebody else was listened to is there.
         let left = by.saturating_sub(boottime()).max(SHORTEST);
         socket.set_read_timeout(Some(left))?;
-        match socket.read(&mut buffer) {
-            Ok(length) => {
-                if let Some((address, hardware)) = buffer.get(..length).and_then(&read) {
+        match receive(socket, &mut buffer) {
+            Ok(packet) => {
+                if let Some((address, hardware)) = packet.and_then(&read) {
                     found.entry(address).or_insert_with(|| colons(hardware));
                 }
             }
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => break,
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+            Err(Errno::EAGAIN) => break,
+            Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
         }
     }
     Ok(())
 }
 
+/// The next packet, unless it has come through a router. ARP does not, and has no hops to tell of.
+fn receive<'a>(socket: &Socket, buffer: &'a mut [u8]) -> nix::Result<Option<&'a [u8]>> {
+    let mut room = cmsg_space!(libc::c_int);
+    let mut parts = [IoSliceMut::new(buffer)];
+    let message = recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut room), MsgFlags::empty())?;
+    let is_near = message.cmsgs()?.all(|told| match told {
+        ControlMessageOwned::Ipv6HopLimit(hops) => hops == i32::from(HOPS),
+        _ => true,
+    });
+    let length = message.bytes;
+    Ok(buffer.get(..length).filter(|_| is_near))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::lab::{CABLE, on_two_hosts, sh};
+    use crate::host::lab::{CABLE, HERE, on_two_hosts, sh};
     use crate::host::{AddressSettings, Addresses};
 
     fn ours() -> [IpAddr; 2] {
@@ -199,6 +221,32 @@ mod tests {
             let [four, six] = ours().map(|address| ask_neighbours(&link(), &BTreeSet::from([address])));
             assert!(four.unwrap().contains_key(&ours()[0]));
             assert!(six.is_err());
+        });
+    }
+
+    #[test]
+    fn an_answer_through_a_router_is_none() {
+        on_two_hosts(|peer| {
+            let socket = icmp6_socket(&link()).unwrap();
+            let [far, near] = ["fd09::7", "fd09::8"].map(|text| text.parse::<Ipv6Addr>().unwrap());
+            for (address, hops) in [(far, u32::from(HOPS) - 1), (near, HOPS.into())] {
+                let mut answer = crate::host::announce::advertisement(address, [2, 0, 0, 0, 0, 2], false);
+                answer[4] |= SOLICITED;
+                peer.does(move || {
+                    let socket = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6)).unwrap();
+                    socket.set_unicast_hops_v6(hops).unwrap();
+                    let IpAddr::V6(here) = HERE[1] else { unreachable!() };
+                    socket
+                        .send_to(&answer, &SocketAddrV6::new(here, 0, 0, 0).into())
+                        .unwrap();
+                });
+            }
+            let mut found = BTreeMap::new();
+            // They come in order.
+            while found.is_empty() {
+                hear(&socket, boottime() + ROUND, advertised, &mut found).unwrap();
+            }
+            assert_eq!(found.into_keys().collect::<Vec<_>>(), [IpAddr::from(near)]);
         });
     }
 
