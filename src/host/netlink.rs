@@ -13,6 +13,9 @@ pub(super) const MESSAGES_MAX_BYTES: usize = 32 << 10;
 
 pub(super) const NLMSG_ERROR: u16 = 2;
 pub(super) const NLMSG_DONE: u16 = 3;
+const NLM_F_REQUEST: u16 = 1;
+pub(super) const NLM_F_ACK: u16 = 4;
+pub(super) const NLM_F_DUMP: u16 = 0x300;
 
 pub(super) struct Netlink {
     socket: Socket,
@@ -111,6 +114,19 @@ pub(super) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (u16, u32, &[u8
 
 /// Bytes of a header.
 pub(super) const HEADER: usize = 16;
+
+/// A request: `struct nlmsghdr`, and `body`.
+pub(super) fn request(kind: u16, flags: u16, sequence: u32, body: &[u8]) -> Vec<u8> {
+    let length = HEADER + body.len();
+    let mut out = Vec::with_capacity(length);
+    out.extend(u32::try_from(length).unwrap_or_default().to_ne_bytes());
+    out.extend(kind.to_ne_bytes());
+    out.extend((NLM_F_REQUEST | flags).to_ne_bytes());
+    out.extend(sequence.to_ne_bytes());
+    out.extend(0u32.to_ne_bytes());
+    out.extend(body);
+    out
+}
 
 /// The number of four bytes at `at`.
 pub(super) fn number(bytes: &[u8], at: usize) -> Option<u32> {

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use netlink_packet_core::{DefaultNla, Emitable, NlasIterator};
 
-use super::netlink::{HEADER, number};
+use super::netlink::{HEADER, NLM_F_ACK, NLM_F_DUMP, number, request};
 
 const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
@@ -15,11 +15,8 @@ const RTM_GETLINK: u16 = 18;
 const RTM_NEWADDR: u16 = 20;
 const RTM_DELADDR: u16 = 21;
 const RTM_GETADDR: u16 = 22;
-const NLM_F_REQUEST: u16 = 1;
-const NLM_F_ACK: u16 = 4;
 const NLM_F_REPLACE: u16 = 0x100;
 const NLM_F_EXCL: u16 = 0x200;
-const NLM_F_DUMP: u16 = 0x300;
 const NLM_F_CREATE: u16 = 0x400;
 // linux/if_addr.h
 const IFA_ADDRESS: u16 = 1;
@@ -87,20 +84,12 @@ pub(super) enum Told {
 }
 
 fn message(kind: u16, flags: u16, sequence: u32, header: &[u8], attributes: &[DefaultNla]) -> Vec<u8> {
-    let length = HEADER + header.len() + attributes.buffer_len();
-    let mut out = Vec::with_capacity(length);
-    out.extend(u32::try_from(length).unwrap_or_default().to_ne_bytes());
-    out.extend(kind.to_ne_bytes());
-    out.extend((NLM_F_REQUEST | flags).to_ne_bytes());
-    out.extend(sequence.to_ne_bytes());
-    out.extend(0u32.to_ne_bytes());
-    out.extend(header);
-    let start = out.len();
-    out.resize(length, 0);
-    if let Some(room) = out.get_mut(start..) {
+    let mut body = header.to_vec();
+    body.resize(header.len() + attributes.buffer_len(), 0);
+    if let Some(room) = body.get_mut(header.len()..) {
         attributes.emit(room);
     }
-    out
+    request(kind, flags, sequence, &body)
 }
 
 fn octets(address: IpAddr) -> Vec<u8> {

@@ -6,16 +6,13 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::netlink::{HEADER, NLMSG_DONE, NLMSG_ERROR, Netlink, error_of, messages};
+use super::netlink::{NLM_F_ACK, NLM_F_DUMP, NLMSG_DONE, NLMSG_ERROR, Netlink, error_of, messages, request};
 use super::network::Network;
 use super::ports::Ports;
 
 const NETLINK_SOCK_DIAG: isize = 4;
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const SOCK_DESTROY: u16 = 21;
-const NLM_F_REQUEST: u16 = 1;
-const NLM_F_ACK: u16 = 4;
-const NLM_F_DUMP: u16 = 0x300;
 const IPPROTO_TCP: u8 = 6;
 /// `struct inet_diag_sockid`
 const ID_BYTES: usize = 48;
@@ -71,16 +68,9 @@ impl Connection {
     }
 }
 
-/// `struct nlmsghdr` and `struct inet_diag_req_v2`.
-fn request(kind: u16, flags: u16, sequence: u32, family: u8, id: &[u8; ID_BYTES]) -> Vec<u8> {
-    let length = u32::try_from(HEADER + 8 + ID_BYTES).unwrap_or_default();
-    let mut out = Vec::with_capacity(HEADER + 8 + ID_BYTES);
-    out.extend(length.to_ne_bytes());
-    out.extend(kind.to_ne_bytes());
-    out.extend((NLM_F_REQUEST | flags).to_ne_bytes());
-    out.extend(sequence.to_ne_bytes());
-    out.extend(0u32.to_ne_bytes());
-    out.extend([family, IPPROTO_TCP, 0, 0]);
+/// `struct inet_diag_req_v2`
+fn about(family: u8, id: &[u8; ID_BYTES]) -> Vec<u8> {
+    let mut out = vec![family, IPPROTO_TCP, 0, 0];
     out.extend(STATES.to_ne_bytes());
     out.extend(id);
     out
@@ -101,8 +91,7 @@ pub fn cut_established(ports: &Ports, allowed: &[Network], own: &[IpAddr]) -> io
             SOCK_DIAG_BY_FAMILY,
             NLM_F_DUMP,
             sequence,
-            family,
-            &[0; ID_BYTES],
+            &about(family, &[0; ID_BYTES]),
         ))?;
         let spared = |peer: IpAddr| {
             peer.is_loopback() || own.contains(&peer) || allowed.iter().any(|network| network.contains(peer))
@@ -150,8 +139,7 @@ fn destroy(netlink: &mut Netlink, connection: &Connection) -> io::Result<Option<
         SOCK_DESTROY,
         NLM_F_ACK,
         sequence,
-        connection.family,
-        &connection.id,
+        &about(connection.family, &connection.id),
     ))?;
     let mut errno = None;
     while let Some(answer) = netlink.receive()? {
