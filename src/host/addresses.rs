@@ -53,6 +53,20 @@ impl AddressSettings {
         format!("{}:{}", self.interface, self.label)
     }
 
+    /// Whether it was put there by us under whatever settings: the interface may have another name now, or we had another label.
+    fn may_mark(&self, found: &Address) -> bool {
+        match found.protocol {
+            Some(protocol) => protocol == self.protocol,
+            None => {
+                let label = found.label.as_deref().unwrap_or_default();
+                !knows_protocol()
+                    && label
+                        .rsplit_once(':')
+                        .is_some_and(|(_, label)| label == self.label)
+            }
+        }
+    }
+
     /// Whether it has our mark, as far as this kernel keeps it: IPv6 addresses have none before 5.18.
     pub(super) fn marks(&self, found: &Address) -> bool {
         let has_label = found.label.as_deref() == Some(self.label().as_str());
@@ -249,6 +263,34 @@ impl Addresses {
         })
     }
 
+    /// Whether something that bears our mark has it still on this host, wherever and under whatever label.
+    ///
+    /// # Errors
+    /// When the kernel does not say.
+    pub fn is_left(&mut self, address: IpAddr) -> Result<bool, AddressError> {
+        let address = address.to_canonical();
+        let all = self.list()?;
+        let mut with = all.iter().filter(|found| found.address == address);
+        Ok(with.any(|found| self.is_ours(found) || self.settings.may_mark(found)))
+    }
+
+    /// What is wrong with the prefix on this host as it is now: nothing of IPv4 can be put there so.
+    ///
+    /// # Errors
+    /// When to take one of ours away would take away others.
+    pub fn check_secondaries(&self) -> Result<(), AddressError> {
+        // Without `promote_secondaries`, the first address of a network takes all others of it along when it goes.
+        let (prefix, interface) = (self.settings.prefix4, self.settings.interface.clone());
+        let promotes = |interface: &str| {
+            let place = format!("/proc/sys/net/ipv4/conf/{interface}/promote_secondaries");
+            std::fs::read_to_string(place).is_ok_and(|text| text.trim() != "0")
+        };
+        if prefix == 32 || promotes("all") || promotes(&interface) {
+            return Ok(());
+        }
+        Err(AddressError::Secondaries { prefix, interface })
+    }
+
     /// Puts it on the interface, for `valid_for` and not more than two seconds longer. One of ours that is there already is given that time.
     ///
     /// # Errors
@@ -392,19 +434,6 @@ impl Addresses {
                 IpAddr::V6(address) => found.protocol.is_some() || self.put.contains(&address),
                 IpAddr::V4(_) => true,
             }
-    }
-
-    /// Without `promote_secondaries`, the first address of a network takes all others of it along when it goes.
-    fn check_secondaries(&self) -> Result<(), AddressError> {
-        let (prefix, interface) = (self.settings.prefix4, self.settings.interface.clone());
-        let promotes = |interface: &str| {
-            let place = format!("/proc/sys/net/ipv4/conf/{interface}/promote_secondaries");
-            std::fs::read_to_string(place).is_ok_and(|text| text.trim() != "0")
-        };
-        if prefix == 32 || promotes("all") || promotes(&interface) {
-            return Ok(());
-        }
-        Err(AddressError::Secondaries { prefix, interface })
     }
 
     /// All addresses of this host.

@@ -21,7 +21,7 @@ const HERE6: Ipv6Addr = Ipv6Addr::new(0xfd09, 0, 0, 0, 0, 0, 0, 1);
 const THERE4: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 2);
 const THERE6: Ipv6Addr = Ipv6Addr::new(0xfd09, 0, 0, 0, 0, 0, 0, 2);
 /// Interfaces of the first host and of the second.
-pub(super) const CABLE: [&str; 2] = ["veth0", "veth1"];
+pub(crate) const CABLE: [&str; 2] = ["veth0", "veth1"];
 const HARDWARE: [[u8; 6]; 2] = [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]];
 /// Long enough for any machine; nothing is measured.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
@@ -29,7 +29,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 type Deed = Box<dyn FnOnce() + Send>;
 
 /// The second host. A socket that was opened there works there, whoever uses it.
-pub(super) struct Peer {
+pub(crate) struct Peer {
     deeds: Sender<Deed>,
 }
 
@@ -44,13 +44,13 @@ impl Peer {
         told.recv().unwrap()
     }
 
-    pub(super) fn sh(&self, command: &str) -> String {
+    pub(crate) fn sh(&self, command: &str) -> String {
         let command = command.to_owned();
         self.does(move || sh(&command))
     }
 
     /// Whether the first host answers for `address` when it is asked who has it. It answers in order, so nothing is waited for that does not come.
-    pub(super) fn finds(&self, address: IpAddr) -> bool {
+    pub(crate) fn finds(&self, address: IpAddr) -> bool {
         self.does(move || match address {
             IpAddr::V4(address) => arp_finds(address),
             IpAddr::V6(address) => discovery_finds(address),
@@ -135,7 +135,7 @@ fn colons(hardware: [u8; 6]) -> String {
 }
 
 /// Runs `test` on the first host. Where that cannot be, the test says so.
-pub(super) fn on_two_hosts(test: impl FnOnce(&Peer) + Send + 'static) {
+pub(crate) fn on_two_hosts(test: impl FnOnce(&Peer) + Send + 'static) {
     if !geteuid().is_root() {
         println!("SKIP host: needs root, for network namespaces");
         return;
@@ -204,7 +204,7 @@ fn other_host(wanted: &Receiver<Deed>) {
     }
 }
 
-pub(super) fn sh(command: &str) -> String {
+pub(crate) fn sh(command: &str) -> String {
     let Output {
         status,
         stdout,

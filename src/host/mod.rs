@@ -20,7 +20,7 @@ mod door_rules;
 #[cfg(test)]
 mod door_tests;
 #[cfg(test)]
-mod lab;
+pub(crate) mod lab;
 mod memory;
 mod netlink;
 mod network;

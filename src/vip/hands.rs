@@ -59,6 +59,9 @@ impl Hands {
                 link.name()
             )));
         }
+        if let Err(error) = addresses.check_secondaries() {
+            tracing::warn!(%error, "no IPv4 address can be put on the interface as it is now");
+        }
         let mut door = Door::open(DOOR_TABLE, interface).map_err(Failure::failed)?;
         door.install().map_err(Failure::failed)?;
         if !door.is_owned() {
@@ -123,6 +126,8 @@ impl Hands {
             let _ = self.drop(address);
             return Err(error);
         }
+        // What was in its way has gone.
+        self.stuck.remove(&address);
         self.announce(address);
         Ok(())
     }
@@ -145,22 +150,25 @@ impl Hands {
         }
     }
 
-    /// The kernel answers for it no more, when this is ok.
+    /// The kernel answers for it no more, when this is ok: unless somebody else has put it on this host, too, which is theirs to take away.
     pub(super) fn drop(&mut self, address: IpAddr) -> Result<(), String> {
-        self.held.remove(&address);
+        let had = self.held.remove(&address).is_some() || self.door.managed().contains(&address);
+        if !had && matches!(self.addresses.is_left(address), Ok(false)) {
+            self.stuck.remove(&address);
+            return Ok(());
+        }
         let shut = self.door.close([address]);
         let removed = self.addresses.remove(address);
         // What is not found where it was put may be there yet: the interface has another name now, or an earlier start had another label.
-        let gone =
-            removed
-                .map_err(|error| error.to_string())
-                .and_then(|()| match self.addresses.holder(address) {
-                    Ok(Holder::Nobody) => Ok(()),
-                    Ok(Holder::Us | Holder::Other(_)) => Err(
-                        "it is still on an interface of this host, under another name or label".to_owned(),
-                    ),
-                    Err(error) => Err(error.to_string()),
-                });
+        let gone = removed
+            .and_then(|()| self.addresses.is_left(address))
+            .map_err(|error| error.to_string())
+            .and_then(|is_left| match is_left {
+                false => Ok(()),
+                true => {
+                    Err("it is still on an interface of this host, under another name or label".to_owned())
+                }
+            });
         match (shut, gone) {
             (_, Ok(())) => {
                 self.stuck.remove(&address);
@@ -171,8 +179,9 @@ impl Hands {
             }
             (Ok(()), Err(error)) => {
                 // Shut, and that is what counts; `verify` tries again.
-                tracing::warn!(%address, %error, "the address stays on this host; the kernel answers for it no more");
-                self.stuck.insert(address);
+                if self.stuck.insert(address) {
+                    tracing::warn!(%address, error, "the address stays on this host; the kernel answers for it no more");
+                }
                 Ok(())
             }
             (Err(shut), Err(removed)) => {
@@ -217,7 +226,9 @@ impl Hands {
             Err(error) => tracing::error!(%error, "our nftables tables are not what they should be"),
         }
         for address in self.stuck.clone() {
-            let _ = self.drop(address);
+            if !self.held.contains_key(&address) {
+                let _ = self.drop(address);
+            }
         }
     }
 

@@ -16,6 +16,9 @@ mod daemon;
 #[cfg(feature = "etcd")]
 mod hands;
 #[cfg(feature = "etcd")]
+#[cfg(test)]
+mod hands_tests;
+#[cfg(feature = "etcd")]
 mod health;
 #[cfg(feature = "etcd")]
 mod import;
