@@ -23,7 +23,7 @@ let
   # All that is said, and nothing that is not: TOML has no null.
   said = lib.filterAttrs (_: value: value != null) cfg.settings;
   written = toml.generate "io-vip.toml" said;
-  # A configuration that io-vip would refuse is refused here, and never reaches a host. Files that it names are not looked at.
+  # A configuration that io-vip would refuse is refused here, and never reaches a host. What is in files that are on the host alone, it sees there.
   checked =
     if pkgs.stdenv.buildPlatform.canExecute pkgs.stdenv.hostPlatform then
       pkgs.runCommand "io-vip-checked.toml" { } ''

@@ -274,6 +274,13 @@ pub enum CheckError {
     Tls(String),
 }
 
+impl CheckError {
+    /// Whether it is only that a file cannot be read here: elsewhere it may be there.
+    pub fn is_unread(&self) -> bool {
+        matches!(self, Self::Read { .. } | Self::NoSystemRoots)
+    }
+}
+
 /// Something to ask, as often as needed. `Display` is one of `http http://db:8008/primary`, `postgres db:5432/app`, `redis db:6379`,
 /// `tcp db:6379` and `command /usr/bin/check`.
 pub struct Check {

@@ -115,10 +115,6 @@ impl Endpoint {
             }
         }
         let request = Asked {
-            tls: match with_tls {
-                true => Some(Tls::new(bare, &check.tls, Verify::Full, Some("http/1.1"))?),
-                false => None,
-            },
             host: HeaderValue::from_str(authority.as_str()).map_err(|error| url(&error.to_string()))?,
             path: path
                 .parse()
@@ -130,6 +126,11 @@ impl Endpoint {
                 .as_deref()
                 .map(|text| trimmed(text).to_owned()),
             contains: check.expected_response_contains.filter(|text| !text.is_empty()),
+            // Last: what else is wrong is told where its files are not there, too.
+            tls: match with_tls {
+                true => Some(Tls::new(bare, &check.tls, Verify::Full, Some("http/1.1"))?),
+                false => None,
+            },
         };
         let place = Place::new(bare.to_owned(), port);
         Ok((Self { place, request }, format!("http {}", shown(&check.url))))

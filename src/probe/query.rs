@@ -101,6 +101,11 @@ impl Server {
             return Err(wrong("channel_binding=require cannot be met; leave it out, and verify the certificate: sslmode=verify-full".to_owned()));
         }
         let (place, name) = place(&config)?;
+        let query = check.query.unwrap_or_else(|| ANY_QUERY.to_owned());
+        if query.trim().is_empty() || query.contains('\0') {
+            return Err(CheckError::Query);
+        }
+        // Last: what else is wrong is told where its files are not there, too.
         let asked = Asked {
             tls: match (&place, mode.tls(&config, &check.tls)) {
                 (At::Unix(_), _) | (_, None) => {
@@ -115,14 +120,11 @@ impl Server {
                 }
             },
             without_tls: config.get_ssl_mode() != SslMode::Require && mode == Mode::AsWritten,
-            query: check.query.unwrap_or_else(|| ANY_QUERY.to_owned()),
+            query,
             limits: database != PGBOUNCER,
             expected: check.expected_response,
             config,
         };
-        if asked.query.trim().is_empty() || asked.query.contains('\0') {
-            return Err(CheckError::Query);
-        }
         let shown = match &place {
             At::Unix(socket) => socket.display().to_string(),
             At::Network(_) => {

@@ -198,6 +198,16 @@ pub enum EtcdConfigError {
     },
 }
 
+impl EtcdConfigError {
+    /// Whether it is only that a file cannot be read here: elsewhere it may be there.
+    pub fn is_unread(&self) -> bool {
+        matches!(
+            self,
+            Self::Read { .. } | Self::Password(PasswordError::Read { .. })
+        )
+    }
+}
+
 const CA: &str = "the CA file";
 const CERT: &str = "the certificate file";
 const KEY: &str = "the key file";

@@ -172,7 +172,11 @@ pub fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Run(args) => {
             let config = Config::read(&args.file, args.store, args.node, &hostname())?;
             if args.check_config {
-                return print("the configuration is fine\n").map(|()| 0);
+                let mut text = "the configuration is fine\n".to_owned();
+                for unread in &config.unread {
+                    text.push_str(&format!("not looked at here: {unread}\n"));
+                }
+                return print(&text).map(|()| 0);
             }
             daemon::run(config)
         }

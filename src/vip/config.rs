@@ -13,10 +13,11 @@ use clap::ValueEnum;
 use serde::{Deserialize, Deserializer};
 
 use super::core::Settings;
+use super::health::try_check;
 use crate::cli::{EXIT_USAGE, Failure, HostPort, parse_duration};
 use crate::host::AddressSettings;
 use crate::probe::Password;
-use crate::store::{EtcdConfig, EtcdSettings};
+use crate::store::{Etcd, EtcdConfig, EtcdConfigError, EtcdSettings};
 
 /// Where the daemon listens.
 pub(super) const SOCKET: &str = "/run/io-vip/io-vip.sock";
@@ -375,6 +376,8 @@ pub(super) struct FileArgs {
 pub(super) struct StoreConfig {
     /// `/<namespace>/<cluster>/`
     pub(super) prefix: String,
+    /// The files that cannot be read here, and why.
+    unread: Vec<String>,
     pub(super) args: StoreArgs,
 }
 
@@ -391,6 +394,8 @@ pub(super) struct Config {
     pub(super) metrics: Option<SocketAddr>,
     pub(super) socket: PathBuf,
     pub(super) state: PathBuf,
+    /// The files that cannot be read here, and why.
+    pub(super) unread: Vec<String>,
 }
 
 /// How often the node is checked, and what that means.
@@ -482,6 +487,7 @@ impl StoreConfig {
 
     fn resolve(args: StoreArgs, file: &File, mistakes: &mut Mistakes) -> Self {
         let args = args.or(file);
+        let before = mistakes.found.len();
         let namespace = args
             .dcs_namespace
             .as_deref()
@@ -511,7 +517,22 @@ impl StoreConfig {
         if args.etcd_password.is_some() && args.etcd_password_file.is_some() {
             mistakes.add("etcd-password and etcd-password-file: give one of them");
         }
+        if args.etcd_password.is_some() && args.etcd_user.is_none() {
+            mistakes.add("etcd-password: it is of no use without etcd-user; give both, or neither");
+        }
+        let mut unread = Vec::new();
+        if before == mistakes.found.len()
+            && let Err(errors) = open_store(&args)
+        {
+            for error in errors {
+                match error.is_unread() {
+                    true => unread.push(error.to_string()),
+                    false => mistakes.add(error),
+                }
+            }
+        }
         Self {
+            unread,
             prefix: format!("/{namespace}/{cluster}/"),
             args,
         }
@@ -523,21 +544,25 @@ impl StoreConfig {
     ///
     /// # Errors
     /// Exit code 78 with everything that is wrong.
-    pub(super) fn open(&self) -> Result<crate::store::Etcd, Failure> {
-        let args = &self.args;
-        let wrong = |error: crate::store::EtcdConfigError| error.to_string();
-        let config = EtcdConfig::new(&EtcdSettings {
-            endpoints: args.dcs_endpoints.clone().unwrap_or_default(),
-            user: args.etcd_user.clone(),
-            password: password("etcd-password", &args.etcd_password, None)?,
-            password_file: args.etcd_password_file.clone(),
-            ca_file: args.etcd_ca_file.clone(),
-            cert_file: args.etcd_cert_file.clone(),
-            key_file: args.etcd_key_file.clone(),
-        })
-        .map_err(|errors| Failure::configs(errors.into_iter().map(wrong).collect()))?;
-        crate::store::Etcd::new(&config).map_err(|error| Failure::config(wrong(error)))
+    pub(super) fn open(&self) -> Result<Etcd, Failure> {
+        open_store(&self.args)
+            .map_err(|errors| Failure::configs(errors.iter().map(ToString::to_string).collect()))
     }
+}
+
+fn open_store(args: &StoreArgs) -> Result<Etcd, Vec<EtcdConfigError>> {
+    let given = args.etcd_password.as_ref();
+    let password = given.map(|secret| Password::given(secret.expose().to_owned()));
+    let config = EtcdConfig::new(&EtcdSettings {
+        endpoints: args.dcs_endpoints.clone().unwrap_or_default(),
+        user: args.etcd_user.clone(),
+        password: password.transpose().map_err(|error| vec![error.into()])?,
+        password_file: args.etcd_password_file.clone(),
+        ca_file: args.etcd_ca_file.clone(),
+        cert_file: args.etcd_cert_file.clone(),
+        key_file: args.etcd_key_file.clone(),
+    })?;
+    Etcd::new(&config).map_err(|error| vec![error])
 }
 
 /// What this node is called by the environment or the file; otherwise the host's name.
@@ -550,24 +575,6 @@ pub(super) fn nodename(file: &FileArgs, hostname: &str) -> Result<String, Failur
     }
     let (file, _) = open(file)?;
     Ok(file.nodename.unwrap_or_else(|| hostname.to_owned()))
-}
-
-/// A password, as it was given or from its file.
-///
-/// # Errors
-/// When it cannot be one.
-pub(super) fn password(
-    key: &str,
-    given: &Option<Secret>,
-    file: Option<&Path>,
-) -> Result<Option<Password>, Failure> {
-    let read = match (given, file) {
-        (Some(secret), _) => Password::given(secret.expose().to_owned()),
-        (None, Some(file)) => Password::read(file),
-        (None, None) => return Ok(None),
-    };
-    read.map(Some)
-        .map_err(|error| Failure::config(format!("{key}: {error}")))
 }
 
 /// Whether a name can be a part of a key.
@@ -691,7 +698,16 @@ impl Config {
                 "manager-type: {kind:?} is not known; there is \"basic\": leave it out"
             ));
         }
+        let mut unread = store.unread.clone();
+        let before = mistakes.found.len();
         check_health(&node, &mut mistakes);
+        if before == mistakes.found.len() {
+            let (_, faults) = try_check(&node);
+            unread.extend(faults.unread);
+            for wrong in faults.wrong {
+                mistakes.add(wrong);
+            }
+        }
         let config = Self {
             settings: Settings {
                 node: name,
@@ -716,6 +732,7 @@ impl Config {
             state: node.state.clone().unwrap_or_else(|| STATE.into()),
             store,
             node,
+            unread,
         };
         mistakes.done(config)
     }
@@ -803,8 +820,8 @@ fn check_health(node: &NodeArgs, mistakes: &mut Mistakes) {
             mistakes.add(format!("{key} and {key}-file: give one of them"));
         }
     }
-    if let Some(code) = node.http_expected_code.filter(|code| !(100..=599).contains(code)) {
-        mistakes.add(format!("http-expected-code: {code} is not from 100 to 599"));
+    if let Some(code) = node.http_expected_code.filter(|code| !(200..=599).contains(code)) {
+        mistakes.add(format!("http-expected-code: {code} is not from 200 to 599"));
     }
     if node.consul_token.is_some() {
         mistakes.add("consul-token: there is no Consul here, only etcd: leave it out");
@@ -921,6 +938,74 @@ mod tests {
                 "--interface eth0 --checker-type none --dcs-endpoints http://192.0.2.1:2379 {wrong}"
             ));
             assert!(all.iter().any(|m| m.starts_with(expected)), "{wrong}: {all:#?}");
+        }
+    }
+
+    /// A configuration that is called fine must not be one that the daemon ends at with 78: systemd does not start it again.
+    #[test]
+    fn what_a_start_would_refuse_is_a_mistake_and_what_is_elsewhere_is_none() {
+        let postgres = "--checker-type postgres --postgres-conn-url";
+        for (wrong, expected) in [
+            (&*format!("{postgres} postgres://127.0.0.1/x"), "names no user"),
+            (&*format!("{postgres} postgres://u@a,b/x"), "several servers"),
+            (
+                &*format!("{postgres} postgres://u@127.0.0.1/x?sslmode=disable --postgres-ca-file /nowhere"),
+                "files for TLS",
+            ),
+            (
+                "--checker-type http --http-url http://127.0.0.1/ --http-password-file /nowhere",
+                "no user",
+            ),
+            (
+                "--checker-type http --http-url http://127.0.0.1/ --http-ca-file /nowhere",
+                "files for TLS",
+            ),
+            (
+                "--checker-type http --http-url http://u:p@127.0.0.1/",
+                "do not belong into it",
+            ),
+            (
+                "--checker-type http --http-url http://127.0.0.1/ --http-expected-code 199",
+                "200 to 599",
+            ),
+            ("--checker-type none --etcd-user root", "needs a password"),
+            ("--checker-type none --etcd-password x", "without etcd-user"),
+            (
+                "--checker-type none --etcd-ca-file /nowhere",
+                "is http://, but there is",
+            ),
+            (
+                "--checker-type none --dcs-endpoints https://a:1",
+                "needs the certificate",
+            ),
+            ("--checker-type none --dcs-endpoints a:1,a:1", "named twice"),
+        ] {
+            let endpoint = if wrong.contains("endpoints") {
+                ""
+            } else {
+                "--dcs-endpoints http://192.0.2.1:2379"
+            };
+            let all = mistakes(&format!("--interface eth0 {endpoint} {wrong}"));
+            assert!(
+                matches!(&all[..], [one] if one.contains(expected)),
+                "{wrong}: {all:#?}"
+            );
+        }
+        let config = read(
+            "--interface eth0 --dcs-endpoints https://a:1 --etcd-ca-file /nowhere/ca --etcd-user root --etcd-password-file /nowhere/etcd \
+             --checker-type http --http-url https://127.0.0.1/ --http-ca-file /nowhere/http --http-user u --http-password-file /nowhere/password",
+        );
+        let unread = config.unwrap().unread;
+        for file in [
+            "/nowhere/ca",
+            "/nowhere/etcd",
+            "/nowhere/http",
+            "/nowhere/password",
+        ] {
+            assert!(
+                unread.iter().any(|line| line.contains(file)),
+                "{file}: {unread:#?}"
+            );
         }
     }
 

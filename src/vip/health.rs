@@ -1,31 +1,101 @@
 //! Whether this node is healthy: the check, again and again, until it is sure.
 
 use std::num::NonZeroU32;
+use std::path::Path;
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-use super::config::{Checker, NodeArgs, Pace, password};
+use super::config::{Checker, NodeArgs, Pace, Secret};
 use crate::cli::{Failure, HostPort};
 use crate::probe::{
-    Check, CheckError, CommandCheck, Counts, HttpCheck, Password, PostgresCheck, RedisCheck, RedisLogin,
-    TlsFiles,
+    Check, CheckError, CommandCheck, Counts, Health, HttpCheck, Password, PasswordError, PostgresCheck,
+    RedisCheck, RedisLogin, TlsFiles,
 };
+
+/// How often another reason is told of a check that goes on failing.
+const REASON_EVERY: Duration = Duration::from_secs(30);
+
+/// What stands in the way of a check.
+#[derive(Debug, Default)]
+pub(super) struct Faults {
+    /// What is wrong wherever it is read.
+    pub(super) wrong: Vec<String>,
+    /// The files that cannot be read here.
+    pub(super) unread: Vec<String>,
+}
+
+impl Faults {
+    fn add(&mut self, is_unread: bool, why: String) {
+        match is_unread {
+            true => self.unread.push(why),
+            false => self.wrong.push(why),
+        }
+    }
+
+    fn take<T>(&mut self, made: Result<T, CheckError>) -> Option<T> {
+        made.map_err(|error| self.add(error.is_unread(), error.to_string()))
+            .ok()
+    }
+
+    /// Something that stands for a password which cannot be read here: that there is one is known.
+    fn password(&mut self, key: &str, given: &Option<Secret>, file: Option<&Path>) -> Option<Password> {
+        let read = match (given, file) {
+            (Some(secret), _) => Password::given(secret.expose().to_owned()),
+            (None, Some(file)) => Password::read(file),
+            (None, None) => return None,
+        };
+        match read {
+            Ok(password) => Some(password),
+            Err(error) => {
+                self.add(
+                    matches!(error, PasswordError::Read { .. }),
+                    format!("{key}: {error}"),
+                );
+                Password::given("unread".to_owned()).ok()
+            }
+        }
+    }
+
+    fn host_port(&mut self, key: &str, text: &str) -> Option<HostPort> {
+        HostPort::parse(text)
+            .map_err(|error| self.wrong.push(format!("{key}: {error}")))
+            .ok()
+    }
+}
 
 /// What the node is asked; none: a node that runs is healthy.
 ///
 /// # Errors
 /// Exit code 78: what was given cannot be asked.
 pub(super) fn check(node: &NodeArgs) -> Result<Option<Check>, Failure> {
-    let wrong = |error: CheckError| Failure::config(error);
-    Ok(Some(match node.checker_type {
-        None | Some(Checker::None) => return Ok(None),
-        Some(Checker::Http) => Check::http(http(node)?).map_err(wrong)?,
-        Some(Checker::Postgres) => Check::postgres(postgres(node)?).map_err(wrong)?,
-        Some(Checker::Redis) => Check::redis(redis(node)?),
+    let (check, faults) = try_check(node);
+    let all: Vec<String> = faults.wrong.into_iter().chain(faults.unread).collect();
+    match all.is_empty() {
+        true => Ok(check),
+        false => Err(Failure::configs(all)),
+    }
+}
+
+/// The same, as far as it can be made here.
+pub(super) fn try_check(node: &NodeArgs) -> (Option<Check>, Faults) {
+    let mut faults = Faults::default();
+    let check = match node.checker_type {
+        None | Some(Checker::None) => None,
+        Some(Checker::Http) => {
+            let check = http(node, &mut faults);
+            faults.take(Check::http(check))
+        }
+        Some(Checker::Postgres) => {
+            let check = postgres(node, &mut faults);
+            faults.take(Check::postgres(check))
+        }
+        Some(Checker::Redis) => redis(node, &mut faults).map(Check::redis),
         Some(Checker::Tcp) => {
             let address = node.tcp_address.as_deref().unwrap_or_default();
-            Check::tcp(host_port("tcp-address", address)?).map_err(wrong)?
+            let address = faults.host_port("tcp-address", address);
+            address.and_then(|address| faults.take(Check::tcp(address)))
         }
         Some(Checker::Command) => {
             let path = std::env::var_os("PATH").map(|path| ("PATH".into(), path));
@@ -33,23 +103,20 @@ pub(super) fn check(node: &NodeArgs) -> Result<Option<Check>, Failure> {
                 argv: node.command.clone().unwrap_or_default(),
                 environment: path.into_iter().collect(),
             };
-            Check::command(check).map_err(wrong)?
+            faults.take(Check::command(check))
         }
-    }))
+    };
+    (check, faults)
 }
 
-fn host_port(key: &str, text: &str) -> Result<HostPort, Failure> {
-    HostPort::parse(text).map_err(|error| Failure::config(format!("{key}: {error}")))
-}
-
-fn http(node: &NodeArgs) -> Result<HttpCheck, Failure> {
+fn http(node: &NodeArgs, faults: &mut Faults) -> HttpCheck {
     let mut check = HttpCheck::new(node.http_url.clone().unwrap_or_default());
     check.user = node.http_user.clone();
-    check.password = password(
+    check.password = faults.password(
         "http-password",
         &node.http_password,
         node.http_password_file.as_deref(),
-    )?;
+    );
     check.tls = TlsFiles {
         ca: node.http_ca_file.clone(),
         certificate: node.http_cert_file.clone(),
@@ -60,18 +127,18 @@ fn http(node: &NodeArgs) -> Result<HttpCheck, Failure> {
     }
     check.expected_response = node.http_expected_response.clone();
     check.expected_response_contains = node.http_expected_response_contains.clone();
-    Ok(check)
+    check
 }
 
-fn postgres(node: &NodeArgs) -> Result<PostgresCheck, Failure> {
+fn postgres(node: &NodeArgs, faults: &mut Faults) -> PostgresCheck {
     let url = node.postgres_conn_url.as_ref().map(|url| url.expose().to_owned());
     let mut check = PostgresCheck::new(url.unwrap_or_default());
     check.user = node.postgres_user.clone();
-    check.password = password(
+    check.password = faults.password(
         "postgres-password",
         &node.postgres_password,
         node.postgres_password_file.as_deref(),
-    )?;
+    );
     check.tls = TlsFiles {
         ca: node.postgres_ca_file.clone(),
         certificate: node.postgres_cert_file.clone(),
@@ -79,22 +146,41 @@ fn postgres(node: &NodeArgs) -> Result<PostgresCheck, Failure> {
     };
     check.query = node.postgres_query.clone();
     check.expected_response = node.postgres_expected_response.clone();
-    Ok(check)
+    check
 }
 
-fn redis(node: &NodeArgs) -> Result<RedisCheck, Failure> {
-    let read = |file: &std::path::PathBuf| {
-        Password::read(file).map_err(|error| Failure::config(format!("redis-password-file: {error}")))
-    };
-    let password = node.redis_password_file.as_ref().map(read).transpose()?;
-    Ok(RedisCheck {
-        address: host_port(
-            "redis-address",
-            node.redis_address.as_deref().unwrap_or("localhost"),
-        )?,
+fn redis(node: &NodeArgs, faults: &mut Faults) -> Option<RedisCheck> {
+    let password = faults.password("redis-password", &None, node.redis_password_file.as_deref());
+    let address = node.redis_address.as_deref().unwrap_or("localhost");
+    Some(RedisCheck {
+        address: faults.host_port("redis-address", address)?,
         login: password.map(|password| RedisLogin { user: None, password }),
         expected_role: None,
     })
+}
+
+/// What is told of a check.
+struct Verdicts {
+    counts: Counts,
+    /// When the last failure was told, and which.
+    told: Option<(Instant, String)>,
+}
+
+impl Verdicts {
+    /// Each verdict that is another one than before. And of a check that goes on failing the reason as it is now: who asks for the cause must not get that
+    /// of an hour ago; but not each time, so that one that fails in another way each time does not fill the journal.
+    fn note(&mut self, now: Instant, seen: Result<(), String>) -> Option<Result<(), String>> {
+        let is_news = |why: &String| {
+            let told = self.told.as_ref();
+            told.is_none_or(|(at, told)| told != why && now.duration_since(*at) >= REASON_EVERY)
+        };
+        let changed = self.counts.note(seen.clone());
+        let goes_on = self.counts.health() == Health::Unhealthy;
+        let told =
+            changed.or_else(|| Some(seen).filter(|seen| goes_on && seen.as_ref().is_err_and(is_news)))?;
+        self.told = told.as_ref().err().map(|why| (now, why.clone()));
+        Some(told)
+    }
 }
 
 /// Asks again and again, and tells each verdict that is another one than before.
@@ -104,19 +190,22 @@ pub(super) async fn watch(check: Option<Check>, pace: Pace, tell: watch::Sender<
         return tell.closed().await;
     };
     let count = |count| NonZeroU32::new(count).unwrap_or(NonZeroU32::MIN);
-    let mut counts = Counts::new(count(pace.rise), count(pace.fall));
+    let mut verdicts = Verdicts {
+        counts: Counts::new(count(pace.rise), count(pace.fall)),
+        told: None,
+    };
     while !tell.is_closed() {
         let begun = Instant::now();
         let seen = check.attempt(begun + pace.timeout).await;
         let failed = seen.is_err();
-        if let Some(verdict) = counts.note(seen) {
+        if let Some(verdict) = verdicts.note(begun, seen) {
             let said = verdict.map_err(|why| format!("{check}: {why}"));
             if tell.send(Some(said)).is_err() {
                 return;
             }
         }
         // While it is not sure, and while it waits for the node to come back, it asks faster.
-        let pause = if failed || counts.is_in_doubt() {
+        let pause = if failed || verdicts.counts.is_in_doubt() {
             pace.retry_after
         } else {
             pace.every
@@ -127,5 +216,41 @@ pub(super) async fn watch(check: Option<Check>, pace: Pace, tell: watch::Sender<
                 .max(pace.retry_after.min(pause) / 4),
         )
         .await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_check_that_goes_on_failing_says_why_it_does_now() {
+        let begun = Instant::now();
+        let three = NonZeroU32::new(3).unwrap();
+        let mut verdicts = Verdicts {
+            counts: Counts::new(three, three),
+            told: None,
+        };
+        for (second, seen, told) in [
+            (0, Err("refused"), true),
+            (1, Err("500"), false),
+            (2, Err("refused"), false),
+            (30, Err("refused"), false),
+            (31, Err("500"), true),
+            (32, Err("503"), false),
+            (33, Ok(()), false),
+            // Soon after it was told to be unhealthy, and before it is told to be healthy.
+            (61, Err("503"), true),
+            (91, Ok(()), false),
+            (92, Ok(()), false),
+            (93, Ok(()), true),
+            (94, Err("503"), false),
+            (95, Err("503"), false),
+            (96, Err("503"), true),
+        ] {
+            let seen = seen.map_err(str::to_owned);
+            let now = begun + Duration::from_secs(second);
+            assert_eq!(verdicts.note(now, seen.clone()), told.then_some(seen), "{second}");
+        }
     }
 }
