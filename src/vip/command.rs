@@ -1,5 +1,6 @@
 //! The command line of `io-vip`.
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::IpAddr;
 use std::os::unix::net::UnixStream;
@@ -96,6 +97,9 @@ struct ImportArgs {
     /// The etcd that yaim uses, started with --enable-v2
     #[arg(long, value_name = "http://HOST:PORT")]
     from: String,
+    /// Also while yaim holds some of them: where io-vip runs, two hosts then have them
+    #[arg(long)]
+    force: bool,
     #[command(flatten)]
     pool: PoolArgs,
 }
@@ -189,11 +193,12 @@ pub fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Pause(args) => pause(args),
         Command::Resume(args) => {
             let node = named(args.node, &args.pool)?;
-            with_pool(args.pool, async |pool| {
-                Ok(match pool.resume(&node).await? {
-                    true => format!("{node} takes part again\n"),
+            with_pool(args.pool, async |pool, out| {
+                out.push_str(&match pool.resume(&node).await.map_err(refused)? {
+                    true => format!("{node} is not paused any more: it takes part while it is healthy\n"),
                     false => format!("{node} was not paused\n"),
-                })
+                });
+                Ok(())
             })
         }
         Command::Page(page) => print_page::<Cli>(&page),
@@ -210,142 +215,138 @@ fn named(node: Option<String>, pool: &PoolArgs) -> Result<String, Failure> {
 
 fn pause(args: PauseArgs) -> Result<u8, Failure> {
     let node = named(args.node.node, &args.node.pool)?;
-    with_pool(args.node.pool, async |pool| {
-        let is_there = pool.list().await?.nodes.contains(&node);
-        pool.pause(&node, &args.reason).await?;
-        Ok(match is_there {
+    with_pool(args.node.pool, async |pool, out| {
+        let is_there = pool.list().await.map_err(refused)?.nodes.contains(&node);
+        pool.pause(&node, &args.reason).await.map_err(refused)?;
+        out.push_str(&match is_there {
             true => {
                 format!("{node} is paused: it gives up what it holds; `io-vip resume {node}` ends that\n")
             }
             false => format!(
                 "{node} is paused, and no node of that name takes part now: is it the right name? `io-vip list` shows them; `io-vip resume {node}` ends that\n"
             ),
-        })
+        });
+        Ok(())
     })
 }
 
-/// Opens the pool, does it, prints what came of it.
+/// Why it was not done, or may not have been.
+fn refused(error: StoreError) -> Failure {
+    Failure::failed(match error {
+        StoreError::Unknown(_) => format!(
+            "nobody knows whether the store did it: {error}; `io-vip list` shows what is there now, and it can be done again"
+        ),
+        error => format!("the store did not do it: {error}"),
+    })
+}
+
+/// Opens the pool, does it, and prints what came of it: what was done before something failed, too.
 fn with_pool(
     args: PoolArgs,
-    act: impl AsyncFnOnce(&Pool<Etcd>) -> Result<String, StoreError>,
+    act: impl AsyncFnOnce(&Pool<Etcd>, &mut String) -> Result<(), Failure>,
 ) -> Result<u8, Failure> {
     let config = StoreConfig::read(&args.file, args.store)?;
-    let text = block_on(async {
+    let mut text = String::new();
+    let done = block_on(async {
         let pool = Pool {
             store: config.open()?,
             keys: Keys::new(&config.prefix),
         };
-        act(&pool)
-            .await
-            .map_err(|error| Failure::failed(format!("the store did not do it: {error}")))
-    })??;
-    print(&text).map(|()| 0)
+        act(&pool, &mut text).await
+    })?;
+    print(&text)?;
+    done.map(|()| 0)
+}
+
+fn added(address: IpAddr, is_new: bool) -> String {
+    format!(
+        "{address} is {}\n",
+        if is_new { "added" } else { "there already" }
+    )
 }
 
 fn add(args: AddressesArgs) -> Result<u8, Failure> {
-    with_pool(args.pool, async |pool| {
-        let mut out = String::new();
+    with_pool(args.pool, async |pool, out| {
         for address in args.addresses {
-            out.push_str(&match pool.add(address).await? {
-                true => format!("{address} is added\n"),
-                false => format!("{address} is there already\n"),
-            });
+            out.push_str(&added(address, pool.add(address).await.map_err(refused)?));
         }
-        Ok(out)
+        Ok(())
     })
 }
 
 fn import_pool(args: ImportArgs) -> Result<u8, Failure> {
-    let config = StoreConfig::read(&args.pool.file, args.pool.store)?;
-    let text = block_on(async {
-        let found = import::read(&args.from, &config.prefix)
-            .await
-            .map_err(Failure::failed)?;
-        let pool = Pool {
-            store: config.open()?,
-            keys: Keys::new(&config.prefix),
-        };
-        let mut out = String::new();
-        let mut holders = std::collections::BTreeSet::new();
-        for old in found {
-            let added = pool.add(old.address).await;
-            let added =
-                added.map_err(|error| Failure::failed(format!("the store did not do it: {error}")))?;
-            out.push_str(&format!(
-                "{} is {}\n",
-                old.address,
-                if added { "added" } else { "there already" }
-            ));
-            holders.extend(old.marked);
+    let prefix = StoreConfig::read(&args.pool.file, args.pool.store.clone())?.prefix;
+    with_pool(args.pool, async |pool, out| {
+        let found = import::read(&args.from, &prefix).await.map_err(Failure::failed)?;
+        let holders: BTreeSet<&str> = found.iter().filter_map(|old| old.marked.as_deref()).collect();
+        if !holders.is_empty() && !args.force {
+            let holders: Vec<&str> = holders.into_iter().collect();
+            return Err(Failure::failed(format!(
+                "nothing is imported: yaim holds some of them, on {}, and a host of ours would, too. Stop yaim there, wait for its ttl, see with `ip address` that they are \
+                 gone, and try again; or --force, where no io-vip runs yet",
+                holders.join(", ")
+            )));
         }
-        if out.is_empty() {
+        if found.is_empty() {
             out.push_str("that pool is empty\n");
         }
-        if !holders.is_empty() {
-            let holders: Vec<_> = holders.into_iter().collect();
-            out.push_str(&format!(
-                "yaim still holds some of them, on {}: stop it there before io-vip runs, or both hold them\n",
-                holders.join(", ")
-            ));
+        for old in found {
+            out.push_str(&added(old.address, pool.add(old.address).await.map_err(refused)?));
         }
-        Ok::<_, Failure>(out)
-    })??;
-    print(&text).map(|()| 0)
+        Ok(())
+    })
 }
 
 fn remove(args: AddressesArgs) -> Result<u8, Failure> {
-    with_pool(args.pool, async |pool| {
-        let mut out = String::new();
+    with_pool(args.pool, async |pool, out| {
         for address in args.addresses {
-            out.push_str(&match pool.remove(address).await? {
+            out.push_str(&match pool.remove(address).await.map_err(refused)? {
                 Some(Some(node)) => format!("{address} is removed; {node} drops it\n"),
                 Some(None) => format!("{address} is removed; nobody held it\n"),
                 None => format!("{address} is not in the pool\n"),
             });
         }
-        Ok(out)
+        Ok(())
     })
 }
 
 fn list(args: ListArgs) -> Result<u8, Failure> {
     let json = args.json;
-    with_pool(args.pool, async |pool| {
-        let listing = pool.list().await?;
-        Ok(match json {
+    with_pool(args.pool, async |pool, out| {
+        let listing = pool.list().await.map_err(refused)?;
+        out.push_str(&match json {
             true => serde_json::to_string_pretty(&listing).unwrap_or_default() + "\n",
             false => table(&listing),
-        })
+        });
+        Ok(())
     })
 }
 
 fn r#move(args: MoveArgs) -> Result<u8, Failure> {
     let (address, node) = (args.address, args.node);
-    let config = StoreConfig::read(&args.pool.file, args.pool.store)?;
-    let text = block_on(async {
-        let pool = Pool {
-            store: config.open()?,
-            keys: Keys::new(&config.prefix),
-        };
-        let fault = |error| Failure::failed(format!("the store did not do it: {error}"));
-        if !pool.prefer(address, node.as_deref()).await.map_err(fault)? {
+    with_pool(args.pool, async |pool, out| {
+        if !pool.prefer(address, node.as_deref()).await.map_err(refused)? {
             return Err(Failure::failed(format!(
                 "{address} is not in the pool: `io-vip list` shows it, `io-vip add {address}` puts it there"
             )));
         }
         let Some(node) = &node else {
-            return Ok(format!("{address} may be anywhere\n"));
+            out.push_str(&format!("{address} may be anywhere\n"));
+            return Ok(());
         };
-        let listing = pool.list().await.map_err(fault)?;
-        let hint = match (listing.paused.get(node), listing.nodes.contains(node)) {
-            (Some(why), _) => format!(", once that is resumed (paused: {why})"),
-            (None, false) => {
+        let listing = pool.list().await.map_err(refused)?;
+        let cannot = listing.cannot.get(&address).and_then(|nodes| nodes.get(node));
+        let hint = match (listing.paused.get(node), listing.nodes.contains(node), cannot) {
+            (Some(why), _, _) => format!(", once that is resumed (paused: {why})"),
+            (None, false, _) => {
                 ", once that is healthy: now it is not, or there is none of that name".to_owned()
             }
-            (None, true) => String::new(),
+            (None, true, Some(why)) => format!(", once it can hold it there: {why}"),
+            (None, true, None) => String::new(),
         };
-        Ok(format!("{address} goes to {node}{hint}\n"))
-    })??;
-    print(&text).map(|()| 0)
+        out.push_str(&format!("{address} goes to {node}{hint}\n"));
+        Ok(())
+    })
 }
 
 fn show_status(args: &StatusArgs) -> Result<u8, Failure> {

@@ -110,7 +110,7 @@ async fn serve(config: Config) -> Result<u8, Failure> {
 async fn refuse_a_second(socket: &Path) -> Result<(), Failure> {
     if UnixStream::connect(socket).await.is_ok() {
         return Err(Failure::failed(format!(
-            "another io-vip answers on {}; stop it first, or choose another --socket and --interface",
+            "another io-vip answers on {}; stop it first: a host has one, with one interface and one pool",
             socket.display()
         )));
     }

@@ -19,6 +19,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Longest answer that is read, in bytes.
 const ANSWER_MAX_BYTES: usize = 4 << 20;
 const ETCD_PORT: u16 = 2379;
+/// EcodeKeyNotFound of etcd's second API.
+const KEY_NOT_FOUND: u32 = 100;
 
 /// An address of a yaim's pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +34,7 @@ pub(super) struct Old {
 #[serde(rename_all = "camelCase")]
 struct Answer {
     node: Option<Node>,
+    error_code: Option<u32>,
     message: Option<String>,
 }
 
@@ -99,6 +102,11 @@ fn pool(address: &HostPort, body: &[u8]) -> Result<Vec<Old>, String> {
     })?;
     let Some(ips) = answer.node else {
         let said = answer.message.unwrap_or_else(|| "no reason was given".to_owned());
+        if answer.error_code != Some(KEY_NOT_FOUND) {
+            return Err(format!(
+                "{address} does not show the pool: {said}; where it asks for a password, let guests read that pool for as long as it takes, or `io-vip add` the addresses"
+            ));
+        }
         return Err(format!(
             "{address} has no such pool: {said}; are --dcs-namespace and --dcs-clustername those of yaim.yml?"
         ));
@@ -147,6 +155,12 @@ mod tests {
         let error = pool(&address(), none).unwrap_err();
         assert!(
             error.contains("Key not found") && error.contains("--dcs-namespace"),
+            "{error}"
+        );
+        let closed = br#"{"errorCode":110,"message":"The request requires user authentication","cause":"Insufficient credentials","index":0}"#;
+        let error = pool(&address(), closed).unwrap_err();
+        assert!(
+            error.contains("requires user authentication") && !error.contains("no such pool"),
             "{error}"
         );
         let error = pool(&address(), b"404 page not found\n").unwrap_err();

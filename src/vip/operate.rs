@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::keys::{Key, Keys};
-use crate::store::{Entry, Is, Outcome, Store, StoreError, Transaction};
+use crate::store::{Entry, Is, Outcome, Snapshot, Store, StoreError, Transaction};
 
 /// How long the store may take for one request.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -53,7 +53,7 @@ pub(super) struct Listing {
 
 impl<S: Store> Pool<S> {
     pub(super) async fn list(&self) -> Result<Listing, StoreError> {
-        let snapshot = self.store.list(self.keys.prefix(), PATIENCE).await?;
+        let snapshot = self.look(self.keys.prefix()).await?;
         Ok(listing(&self.keys, snapshot.revision.0, &snapshot.entries))
     }
 
@@ -61,7 +61,7 @@ impl<S: Store> Pool<S> {
     pub(super) async fn add(&self, address: IpAddr) -> Result<bool, StoreError> {
         if self.list().await?.ips.len() >= POOL_MAX {
             return Err(StoreError::Unavailable(format!(
-                "{address} is not added: a pool has at most {POOL_MAX} addresses; make a second one (--dcs-clustername)"
+                "{address} is not added: a pool has at most {POOL_MAX} addresses; make a second one (--dcs-clustername) on other hosts"
             )));
         }
         if self.spellings(address).await?.is_empty() {
@@ -131,12 +131,18 @@ impl<S: Store> Pool<S> {
         ))
     }
 
+    /// No answer to a question is no doubt about anything that was done.
+    async fn look(&self, prefix: &str) -> Result<Snapshot, StoreError> {
+        let looked = self.store.list(prefix, PATIENCE).await;
+        looked.map_err(|error| match error {
+            StoreError::Unknown(_) => StoreError::Unavailable(error.to_string()),
+            error => error,
+        })
+    }
+
     /// The keys that put an address into the pool: users may have written it in more than one way.
     async fn spellings(&self, address: IpAddr) -> Result<Vec<String>, StoreError> {
-        let snapshot = self
-            .store
-            .list(&format!("{}ips/", self.keys.prefix()), PATIENCE)
-            .await?;
+        let snapshot = self.look(&format!("{}ips/", self.keys.prefix())).await?;
         let keys = snapshot.entries.into_iter().map(|entry| entry.key);
         Ok(keys
             .filter(|key| self.keys.read(key) == Ok(Some(Key::Pool(address))))

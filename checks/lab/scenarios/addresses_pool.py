@@ -191,6 +191,10 @@ with undisturbed(*three):
             theirs = "123.0.0.1"
             p.begin([*POOL, theirs])
             second_api("PUT", f"/service/yaim/ips/{theirs}", "dir=true")
+            second_api("PUT", f"/service/yaim/ips/{theirs}/marked", "value=app2")
+            refused = v1.fail("io-vip import --config /etc/io-vip.toml --from http://192.168.1.1:2379 2>&1")
+            assert "app2" in refused and theirs not in {each["address"] for each in listed()["ips"]}, refused
+            second_api("DELETE", f"/service/yaim/ips/{theirs}/marked")
             print(vip(v1, "import --from http://192.168.1.1:2379"))
             assert theirs in {each["address"] for each in listed()["ips"]}
             shared(four, [*POOL, theirs])
