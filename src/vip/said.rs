@@ -7,8 +7,7 @@ use std::time::Duration;
 use crate::store::{LeaseId, Revision};
 
 /// Why an address is held no more.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "snake_case", tag = "why")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Why {
     /// It is another node's share, or an operator wants it there.
     Share {
@@ -39,8 +38,7 @@ pub enum Why {
 }
 
 /// Something that an operator should read.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "snake_case", tag = "said")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Said {
     /// This node takes part.
     TakesPart {
@@ -66,7 +64,6 @@ pub enum Said {
         /// Which.
         address: IpAddr,
         /// Why.
-        #[serde(flatten)]
         why: Why,
     },
     /// An address could not be put on the interface: another node may try.
