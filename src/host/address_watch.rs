@@ -109,7 +109,10 @@ impl AddressWatch {
             });
             match read.await {
                 Ok(_) => self.take(),
-                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => self.overflow()?,
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                    self.look_again();
+                    self.told.push_back(AddressEvent::LookAgain);
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -119,11 +122,11 @@ impl AddressWatch {
         link(&mut Netlink::open(NETLINK_ROUTE)?, &self.settings.interface)
     }
 
-    fn overflow(&mut self) -> io::Result<()> {
-        let now = self.look()?;
-        self.link_is(now);
-        self.told.push_back(AddressEvent::LookAgain);
-        Ok(())
+    /// Looks at how the interface is, whatever was told of it. Where the kernel does not say it stays what it was: to be asked again.
+    pub fn look_again(&mut self) {
+        if let Ok(now) = self.look() {
+            self.link_is(now);
+        }
     }
 
     fn take(&mut self) {

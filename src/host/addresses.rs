@@ -167,9 +167,19 @@ pub struct Addresses {
     put: BTreeSet<Ipv6Addr>,
 }
 
+#[cfg(test)]
+thread_local! {
+    /// Whether this thread's kernel is to be one that does not.
+    pub(crate) static IS_OLD: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
 /// Whether this kernel keeps `IFA_PROTO`.
 fn knows_protocol() -> bool {
     const SINCE: (u32, u32) = (5, 18);
+    #[cfg(test)]
+    if IS_OLD.get() {
+        return false;
+    }
     let release = uname().map(|name| name.release().to_string_lossy().into_owned());
     let release = release.unwrap_or_default();
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
@@ -261,6 +271,11 @@ impl Addresses {
             (None, Some(_)) => Holder::Us,
             (None, None) => Holder::Nobody,
         })
+    }
+
+    /// Whether this kernel tells ours apart from those of others, whatever settings and process they are from.
+    pub fn are_told_apart(&self) -> bool {
+        knows_protocol()
     }
 
     /// Whether something that bears our mark has it still on this host, wherever and under whatever label.
@@ -381,22 +396,25 @@ impl Addresses {
             return Ok(());
         };
         let all = self.list()?;
-        let concerned = all
-            .into_iter()
-            .filter(|found| found.index == index && found.address == address);
-        for found in concerned {
-            if !self.is_ours(&found) {
+        let with = || all.iter().filter(|found| found.address == address);
+        let mut is_off = with().next().is_none();
+        for found in with().filter(|found| found.index == index) {
+            if !self.is_ours(found) {
                 continue;
             }
             let message = found.delete(self.netlink.next());
             match self.netlink.ask(&message, |_| ()) {
-                Ok(_) => {}
+                Ok(_) => is_off = true,
                 // It has gone by itself, or with the interface.
-                Err(error) if matches!(error.raw_os_error(), Some(libc::EADDRNOTAVAIL | libc::ENODEV)) => {}
+                Err(error) if matches!(error.raw_os_error(), Some(libc::EADDRNOTAVAIL | libc::ENODEV)) => {
+                    is_off = true
+                }
                 Err(error) => return Err(self.fault("take an address", error)),
             }
         }
-        if let IpAddr::V6(address) = address {
+        if let IpAddr::V6(address) = address
+            && is_off
+        {
             self.put.remove(&address);
         }
         Ok(())
@@ -438,7 +456,16 @@ impl Addresses {
 
     /// All addresses of this host.
     fn list(&mut self) -> Result<Vec<Address>, AddressError> {
-        list(&mut self.netlink).map_err(|error| self.fault("list addresses", error))
+        let all = list(&mut self.netlink).map_err(|error| self.fault("list addresses", error))?;
+        #[cfg(test)]
+        let all = all
+            .into_iter()
+            .map(|found| Address {
+                protocol: found.protocol.filter(|_| knows_protocol()),
+                ..found
+            })
+            .collect();
+        Ok(all)
     }
 
     fn fault(&self, doing: &'static str, source: io::Error) -> AddressError {

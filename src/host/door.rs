@@ -178,10 +178,16 @@ impl Door {
         }
         let mut may_last_too_long = false;
         for fuse in FUSES {
-            match self.try_admit(&addresses, until, fuse)? {
-                Told::TooLate => {}
-                Told::DoneLate => may_last_too_long = true,
-                Told::InTime => {
+            match self.try_admit(&addresses, until, fuse) {
+                Ok(Told::TooLate) => {}
+                Ok(Told::DoneLate) => may_last_too_long = true,
+                Err(error) => {
+                    if may_last_too_long {
+                        self.close(addresses)?;
+                    }
+                    return Err(error);
+                }
+                Ok(Told::InTime) => {
                     self.managed.extend(&addresses);
                     self.live
                         .extend(addresses.iter().map(|address| (*address, until)));

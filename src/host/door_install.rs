@@ -66,9 +66,23 @@ impl Door {
     }
 
     pub(super) fn rebuild(&mut self, frame: &Frame, flags: TableFlags) -> io::Result<()> {
+        let mut may_last_too_long = None;
+        let result = self.try_rebuild(frame, flags, &mut may_last_too_long);
+        if let (Err(_), Some(holds)) = (&result, may_last_too_long) {
+            self.nftables
+                .commit(frame.close(&holds.live.into_keys().collect()))?;
+        }
+        result
+    }
+
+    fn try_rebuild(
+        &mut self,
+        frame: &Frame,
+        flags: TableFlags,
+        may_last_too_long: &mut Option<Holds>,
+    ) -> io::Result<()> {
         // Until when each may be live at most: by what we know, or by what is there when somebody comes first.
         let mut ends = self.installed.then(|| self.live.clone());
-        let mut may_last_too_long = None;
         for fuse in FUSES {
             let mark = match self.arm(fuse) {
                 Ok(mark) => Some(mark),
@@ -111,12 +125,12 @@ impl Door {
                     self.managed = holds.managed;
                     return Ok(());
                 }
-                Ok(()) => may_last_too_long = Some(holds),
+                Ok(()) => *may_last_too_long = Some(holds),
                 Err(error) if mark.is_some() && errno(&error) == libc::ENOENT => {}
                 Err(error) => return Err(error),
             }
         }
-        let Some(holds) = may_last_too_long else {
+        let Some(holds) = may_last_too_long.take() else {
             return Err(io::Error::from_raw_os_error(libc::ENOENT));
         };
         // It is there, and shut. What we know to be live is opened again by `verify`.

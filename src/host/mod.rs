@@ -34,6 +34,8 @@ mod route;
 mod sockets;
 
 pub use address_watch::{AddressEvent, AddressWatch, LinkState};
+#[cfg(test)]
+pub(crate) use addresses::IS_OLD;
 pub use addresses::{AddressError, AddressSettings, Addresses, Holder};
 pub use announce::Announcer;
 pub use apart::spawn_apart;

@@ -334,9 +334,11 @@ fn r#move(args: MoveArgs) -> Result<u8, Failure> {
             out.push_str(&format!("{address} may be anywhere\n"));
             return Ok(());
         };
-        let listing = pool.list().await.map_err(refused)?;
+        // It is done. What is known of the node beside that is only said.
+        let listing = pool.list().await.unwrap_or_default();
         let cannot = listing.cannot.get(&address).and_then(|nodes| nodes.get(node));
         let hint = match (listing.paused.get(node), listing.nodes.contains(node), cannot) {
+            _ if listing.ips.is_empty() => String::new(),
             (Some(why), _, _) => format!(", once that is resumed (paused: {why})"),
             (None, false, _) => {
                 ", once that is healthy: now it is not, or there is none of that name".to_owned()

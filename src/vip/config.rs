@@ -676,6 +676,11 @@ impl Config {
                 "label: {interface}:{label} is longer than {INTERFACE_MAX} characters, which is as much as the kernel takes; shorten label"
             ));
         }
+        for (key, bits, most) in [("netmask", node.netmask, 32), ("netmask6", node.netmask6, 128)] {
+            if let Some(bits) = bits.filter(|bits| !(1..=most).contains(bits)) {
+                mistakes.add(format!("{key}: {bits} is not from 1 to {most}"));
+            }
+        }
         let pace = Pace {
             every: interval.max(Duration::from_millis(100)),
             retry_after: ms(&node.retry_after).unwrap_or(RETRY_AFTER),
@@ -1007,6 +1012,18 @@ mod tests {
                 "{file}: {unread:#?}"
             );
         }
+    }
+
+    #[test]
+    fn the_file_is_held_to_what_flags_are_held_to() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("io-vip.toml");
+        std::fs::write(&file, "netmask = 0\nnetmask6 = 129\n").unwrap();
+        let all = mistakes(&format!("{FINE} --config {}", file.display()));
+        assert!(
+            matches!(&all[..], [four, six] if four.starts_with("netmask: 0 is not from 1 to 32") && six.starts_with("netmask6: 129")),
+            "{all:#?}"
+        );
     }
 
     #[test]

@@ -23,6 +23,8 @@ pub(super) enum Seen {
     Up,
     /// It is down, or not there.
     Down,
+    /// More has happened than was told.
+    Missed,
     Nothing,
 }
 
@@ -37,6 +39,8 @@ pub(super) struct Hands {
     /// Those that could not be taken off the interface. The kernel answers for none of them.
     stuck: BTreeSet<IpAddr>,
     keep: bool,
+    /// Whether nothing is told of the interface any more.
+    is_blind: bool,
 }
 
 impl Hands {
@@ -82,6 +86,7 @@ impl Hands {
             held: BTreeMap::new(),
             stuck: BTreeSet::new(),
             keep: false,
+            is_blind: false,
         })
     }
 
@@ -150,7 +155,8 @@ impl Hands {
         }
     }
 
-    /// The kernel answers for it no more, when this is ok: unless somebody else has put it on this host, too, which is theirs to take away.
+    /// The kernel answers for it no more, when this is ok. What is on this host all the same (somebody has put it beside ours; the interface has another name now)
+    /// stays shut: another host may take it. What somebody else has here and we never had is not touched.
     pub(super) fn drop(&mut self, address: IpAddr) -> Result<(), String> {
         let had = self.held.remove(&address).is_some() || self.door.managed().contains(&address);
         if !had && matches!(self.addresses.is_left(address), Ok(false)) {
@@ -159,22 +165,19 @@ impl Hands {
         }
         let shut = self.door.close([address]);
         let removed = self.addresses.remove(address);
-        // What is not found where it was put may be there yet: the interface has another name now, or an earlier start had another label.
         let gone = removed
-            .and_then(|()| self.addresses.is_left(address))
+            .and_then(|()| self.addresses.holder(address))
             .map_err(|error| error.to_string())
-            .and_then(|is_left| match is_left {
-                false => Ok(()),
-                true => {
-                    Err("it is still on an interface of this host, under another name or label".to_owned())
-                }
+            .and_then(|holder| match (holder, self.addresses.is_left(address)) {
+                (Holder::Nobody, _) => Ok(()),
+                (Holder::Other(index), Ok(false)) => Err(format!(
+                    "somebody else has put it on the interface of number {index} of this host; it is theirs again when it is out of the pool, or io-vip has ended"
+                )),
+                _ => Err("it is still on an interface of this host, under another name or label".to_owned()),
             });
         match (shut, gone) {
             (_, Ok(())) => {
-                self.stuck.remove(&address);
-                if let Err(error) = self.door.forget([address]) {
-                    tracing::debug!(%address, %error, "the kernel's tables still name the address");
-                }
+                self.forget(address);
                 Ok(())
             }
             (Ok(()), Err(error)) => {
@@ -187,6 +190,26 @@ impl Hands {
             (Err(shut), Err(removed)) => {
                 self.stuck.insert(address);
                 Err(format!("{shut}; {removed}"))
+            }
+        }
+    }
+
+    fn forget(&mut self, address: IpAddr) {
+        self.stuck.remove(&address);
+        if let Err(error) = self.door.forget([address]) {
+            tracing::debug!(%address, %error, "the kernel's tables still name the address");
+        }
+    }
+
+    /// Of what stays on this host because it is somebody else's: that which nobody takes any more is opened again.
+    pub(super) fn give_back(&mut self, is_of_the_pool: impl Fn(&IpAddr) -> bool) {
+        for address in self.stuck.clone() {
+            if !is_of_the_pool(&address)
+                && !self.held.contains_key(&address)
+                && matches!(self.addresses.is_left(address), Ok(false))
+            {
+                tracing::info!(%address, "the address is of the pool no more; it is left to whoever has put it on this host");
+                self.forget(address);
             }
         }
     }
@@ -247,21 +270,24 @@ impl Hands {
                     Seen::Down
                 }
             }
-            Ok(AddressEvent::LookAgain) => self.look(),
+            Ok(AddressEvent::LookAgain) => Seen::Missed,
             Err(error) => {
-                tracing::error!(%error, "the network's changes cannot be watched; each look every 5 s must do");
+                if !std::mem::replace(&mut self.is_blind, true) {
+                    tracing::error!(%error, "the network's changes cannot be watched; each look every 5 s must do");
+                }
                 std::future::pending().await
             }
         }
     }
 
-    /// Something was missed: what is missing on the interface, one at a time.
-    pub(super) fn look(&mut self) -> Seen {
+    /// What is missing on the interface, whatever was told of it. How the interface is, is looked at anew.
+    pub(super) fn missing(&mut self) -> Vec<IpAddr> {
+        self.watch.look_again();
         let Ok(ours) = self.addresses.ours() else {
-            return Seen::Down;
+            return Vec::new();
         };
-        let lost = self.held.keys().find(|address| !ours.contains(*address));
-        lost.map_or(Seen::Nothing, |address| Seen::Lost(*address))
+        let all = self.held.keys().copied();
+        all.filter(|address| !ours.contains(address)).collect()
     }
 
     /// Whether the interface can be used, or why not.
@@ -288,9 +314,13 @@ impl Drop for Hands {
             return;
         }
         let all: Vec<IpAddr> = self.held.keys().copied().collect();
-        let mut left = !self.stuck.is_empty();
+        let mut left = false;
         for address in all {
             left |= self.drop(address).is_err();
+        }
+        // Where it cannot be told whose it is, it may be ours, and another host may have it.
+        if self.addresses.are_told_apart() {
+            self.give_back(|_| false);
         }
         if !left && self.stuck.is_empty() && self.door.remove().is_err() {
             tracing::debug!("an empty table stays");

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::core::At;
 use super::hands::Hands;
 use crate::host::lab::{CABLE, Peer, on_two_hosts, sh};
-use crate::host::{AddressSettings, boottime};
+use crate::host::{AddressSettings, IS_OLD, boottime};
 
 const ADDRESS: &str = "10.9.0.7";
 
@@ -59,7 +59,7 @@ fn what_an_administrator_has_put_there_answers_whatever_is_decided() {
 }
 
 #[test]
-fn what_an_administrator_has_put_beside_ours_stays_when_ours_goes() {
+fn what_an_administrator_has_put_beside_ours_stays_and_is_shut_while_others_may_take_it() {
     on_a_host(|peer| {
         let mut hands = open();
         hands.take(address(), minute()).unwrap();
@@ -70,9 +70,65 @@ fn what_an_administrator_has_put_beside_ours_stays_when_ours_goes() {
             left.contains("10.9.0.7/24") && !left.contains("10.9.0.7/32"),
             "{left}"
         );
+        // Another host may take it now.
+        assert!(!peer.finds(address()));
+        hands.verify();
+        hands.give_back(|_| true);
+        assert!(!peer.finds(address()));
+        // Or nobody, when it is out of the pool.
+        hands.give_back(|_| false);
         assert!(peer.finds(address()));
+    });
+}
+
+#[test]
+fn what_an_administrator_has_put_beside_ours_is_theirs_when_the_daemon_has_ended() {
+    on_a_host(|peer| {
+        let mut hands = open();
+        hands.take(address(), minute()).unwrap();
+        sh(&format!("ip addr add {ADDRESS}/24 dev {}", CABLE[0]));
         drop(hands);
         assert!(peer.finds(address()) && !has_tables());
+    });
+}
+
+#[test]
+fn what_an_old_kernel_cannot_tell_apart_stays_shut() {
+    on_a_host(|peer| {
+        IS_OLD.set(true);
+        let address: IpAddr = "fd09::7".parse().unwrap();
+        let mut before = open();
+        before.take(address, minute()).unwrap();
+        assert!(peer.finds(address));
+        before.leave();
+        let mut hands = open();
+        let (found, until) = hands.found().unwrap();
+        assert!(found.is_empty());
+        hands.adopt(&found, until);
+        assert!(!peer.finds(address));
+        // As the core does with its own mark in the store: it cannot be taken, and another host may have it.
+        hands.take(address, minute()).unwrap_err();
+        hands.drop(address).unwrap();
+        assert!(!peer.finds(address));
+        drop(hands);
+        assert!(!peer.finds(address));
+    });
+}
+
+#[test]
+fn all_that_others_have_taken_off_is_missing_at_once() {
+    on_a_host(|_| {
+        let mut hands = open();
+        let all = ["10.9.0.7", "10.9.0.8", "fd09::7"].map(|text| text.parse::<IpAddr>().unwrap());
+        for address in all {
+            hands.take(address, minute()).unwrap();
+        }
+        assert!(hands.missing().is_empty());
+        sh(&format!(
+            "ip addr del 10.9.0.8 dev {here}; ip addr del fd09::7 dev {here}",
+            here = CABLE[0]
+        ));
+        assert_eq!(hands.missing(), all[1..]);
     });
 }
 

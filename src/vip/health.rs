@@ -14,8 +14,17 @@ use crate::probe::{
     RedisCheck, RedisLogin, TlsFiles,
 };
 
-/// How often another reason is told of a check that goes on failing.
-const REASON_EVERY: Duration = Duration::from_secs(30);
+/// How often another reason of a check that goes on failing is a line in the journal.
+const REASON_EVERY: Duration = Duration::from_secs(600);
+
+/// What is known of the check.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Told {
+    /// None: nothing yet.
+    pub(super) verdict: Option<Result<(), String>>,
+    /// Why it fails now: the verdict's reason may be an older one.
+    pub(super) latest: Option<String>,
+}
 
 /// What stands in the way of a check.
 #[derive(Debug, Default)]
@@ -167,8 +176,8 @@ struct Verdicts {
 }
 
 impl Verdicts {
-    /// Each verdict that is another one than before. And of a check that goes on failing the reason as it is now: who asks for the cause must not get that
-    /// of an hour ago; but not each time, so that one that fails in another way each time does not fill the journal.
+    /// Each verdict that is another one than before. And of a check that goes on failing the reason as it is now, from time to time: the journal must not have
+    /// that of an hour ago alone, and one that fails in another way each time must not fill it.
     fn note(&mut self, now: Instant, seen: Result<(), String>) -> Option<Result<(), String>> {
         let is_news = |why: &String| {
             let told = self.told.as_ref();
@@ -184,9 +193,9 @@ impl Verdicts {
 }
 
 /// Asks again and again, and tells each verdict that is another one than before.
-pub(super) async fn watch(check: Option<Check>, pace: Pace, tell: watch::Sender<Option<Result<(), String>>>) {
+pub(super) async fn watch(check: Option<Check>, pace: Pace, tell: watch::Sender<Told>) {
     let Some(mut check) = check else {
-        let _ = tell.send(Some(Ok(())));
+        tell.send_modify(|told| told.verdict = Some(Ok(())));
         return tell.closed().await;
     };
     let count = |count| NonZeroU32::new(count).unwrap_or(NonZeroU32::MIN);
@@ -197,13 +206,17 @@ pub(super) async fn watch(check: Option<Check>, pace: Pace, tell: watch::Sender<
     while !tell.is_closed() {
         let begun = Instant::now();
         let seen = check.attempt(begun + pace.timeout).await;
+        let seen = seen.map_err(|why| format!("{check}: {why}"));
         let failed = seen.is_err();
-        if let Some(verdict) = verdicts.note(begun, seen) {
-            let said = verdict.map_err(|why| format!("{check}: {why}"));
-            if tell.send(Some(said)).is_err() {
-                return;
-            }
-        }
+        let latest = seen.as_ref().err().cloned();
+        let verdict = verdicts.note(begun, seen);
+        // Whoever waits is woken for a verdict only.
+        tell.send_if_modified(|told| {
+            told.latest = latest;
+            let is_news = verdict.is_some();
+            told.verdict = verdict.or(told.verdict.take());
+            is_news
+        });
         // While it is not sure, and while it waits for the node to come back, it asks faster.
         let pause = if failed || verdicts.counts.is_in_doubt() {
             pace.retry_after
@@ -235,18 +248,17 @@ mod tests {
             (0, Err("refused"), true),
             (1, Err("500"), false),
             (2, Err("refused"), false),
-            (30, Err("refused"), false),
-            (31, Err("500"), true),
-            (32, Err("503"), false),
-            (33, Ok(()), false),
-            // Soon after it was told to be unhealthy, and before it is told to be healthy.
-            (61, Err("503"), true),
-            (91, Ok(()), false),
-            (92, Ok(()), false),
-            (93, Ok(()), true),
-            (94, Err("503"), false),
-            (95, Err("503"), false),
-            (96, Err("503"), true),
+            (600, Err("refused"), false),
+            (601, Err("500"), true),
+            (602, Err("503"), false),
+            (603, Ok(()), false),
+            (1_201, Err("503"), true),
+            (1_900, Ok(()), false),
+            (1_901, Ok(()), false),
+            (1_902, Ok(()), true),
+            (1_903, Err("503"), false),
+            (1_904, Err("503"), false),
+            (1_905, Err("503"), true),
         ] {
             let seen = seen.map_err(str::to_owned);
             let now = begun + Duration::from_secs(second);

@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::core::{At, Core, Effect, Event, Settings};
 use super::hands::{Hands, Seen, VERIFY_EVERY};
+use super::health::Told;
 use super::log::log;
 use super::memo::MemoFile;
 use super::said::Said;
@@ -72,7 +73,7 @@ pub(super) struct Daemon<S: Store> {
     pub(super) hands: Hands,
     pub(super) memo: MemoFile,
     /// What the check says.
-    pub(super) health: watch::Receiver<Option<Result<(), String>>>,
+    pub(super) health: watch::Receiver<Told>,
     pub(super) questions: mpsc::Receiver<Question>,
     pub(super) ends: Ends,
     pub(super) keep: bool,
@@ -146,6 +147,7 @@ where
                         waiting.push_back(Event::Heal);
                     }
                     Seen::Down => self.judge(&mut last_health, &mut waiting),
+                    Seen::Missed => self.look(&mut last_health, &mut waiting),
                     Seen::Nothing => {}
                 },
                 Ok(()) = self.health.changed() => self.judge(&mut last_health, &mut waiting),
@@ -164,14 +166,15 @@ where
                 },
                 Some(question) = self.questions.recv() => {
                     // Who has gone meanwhile does not want to know.
-                    let _ = question.send((self.core.status(now()), self.counts));
+                    let _ = question.send((self.shown(), self.counts));
                 }
                 () = sleep_until(verify_at) => {
                     self.hands.verify();
-                    if let Seen::Lost(address) = self.hands.look() {
-                        waiting.push_back(Event::Lost { address });
+                    let status = self.core.status(now());
+                    if status.revision.is_some() {
+                        self.hands.give_back(|address| status.pool.iter().any(|pooled| pooled.address == *address));
                     }
-                    self.judge(&mut last_health, &mut waiting);
+                    self.look(&mut last_health, &mut waiting);
                     verify_at = Instant::now() + VERIFY_EVERY;
                 }
                 () = feed => {
@@ -198,12 +201,31 @@ where
     fn judge(&mut self, last: &mut Option<Result<(), String>>, waiting: &mut VecDeque<Event>) {
         let health = match (self.hands.interface(), &*self.health.borrow_and_update()) {
             (Err(why), _) => Some(Err(why)),
-            (Ok(()), health) => health.clone(),
+            (Ok(()), told) => told.verdict.clone(),
         };
         if let Some(health) = health.filter(|health| last.as_ref() != Some(health)) {
             *last = Some(health.clone());
             waiting.push_back(Event::Health(health));
         }
+    }
+
+    /// What the core shows, with the reason for which the check fails now in place of that of its verdict.
+    fn shown(&self) -> Shown {
+        let mut shown = self.core.status(now());
+        let told = self.health.borrow();
+        if let (Some(Err(of_verdict)), Some(latest)) = (&told.verdict, &told.latest)
+            && shown.because.as_ref() == Some(of_verdict)
+        {
+            shown.because = Some(latest.clone());
+        }
+        shown
+    }
+
+    /// Tells the core of what is missing on the interface, whatever was told of it, and judges.
+    fn look(&mut self, last: &mut Option<Result<(), String>>, waiting: &mut VecDeque<Event>) {
+        let missing = self.hands.missing();
+        waiting.extend(missing.into_iter().map(|address| Event::Lost { address }));
+        self.judge(last, waiting);
     }
 
     fn perform(
