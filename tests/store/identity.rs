@@ -30,6 +30,36 @@ async fn refusal(store: &Etcd) -> StoreError {
     commit
 }
 
+/// As Debian's package leaves them, which starts each etcd as a cluster of its own: what the first one has is not looked for in the second one, nor put there.
+#[tokio::test]
+async fn a_member_of_another_cluster_is_not_asked() {
+    let name = "a_member_of_another_cluster_is_not_asked";
+    let (Some(mut first), Some(second)) = (Cluster::start(name, 1), Cluster::start(name, 1)) else {
+        return;
+    };
+    let both = store(&EtcdSettings {
+        endpoints: [first.endpoints(), second.endpoints()].concat(),
+        ..EtcdSettings::default()
+    });
+    done(&both, put()).await;
+    let lease = grant(&both, conformance::PATIENCE).await;
+    first.kill(0);
+    let gone = |error: StoreError| {
+        let said = format!("{error:?}");
+        assert!(
+            said.contains("of another etcd cluster") && !matches!(error, StoreError::LeaseGone),
+            "{said}"
+        );
+    };
+    gone(both.list("/", PATIENCE).await.unwrap_err());
+    gone(both.keep_alive(lease, PATIENCE).await.unwrap_err());
+    gone(both.commit(put(), PATIENCE).await.unwrap_err());
+    assert!(list(&second.store(), "/").await.entries.is_empty());
+    first.restart(0);
+    first.await_up(0);
+    assert_eq!(list(&both, "/").await.entries.len(), 1);
+}
+
 struct Certificates(tempfile::TempDir);
 
 impl Certificates {

@@ -9,6 +9,7 @@ use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 
 use super::dial::{CONNECT_MOST, Dial};
 use super::fault::{Fault, NO_LOGIN, is_answer};
+use super::membership::{Kind, Membership};
 use crate::cli::HostPort;
 use crate::probe::quoted;
 use crate::store::LeaseId;
@@ -29,6 +30,9 @@ const REQUESTS_MAX: usize = 64;
 pub(super) struct Member {
     /// `HOST:PORT`.
     pub(super) name: String,
+    /// Its place among those that are named.
+    at: usize,
+    membership: Arc<Membership>,
     endpoint: Endpoint,
     dial: Dial,
     login: Option<Login>,
@@ -45,6 +49,8 @@ struct State {
     heard: Option<Instant>,
     /// Whether it has said anything on this connection.
     greeted: bool,
+    /// Whether it is known to be of our cluster, as far as it says.
+    is_ours: bool,
     /// Since when it has not been well, and what was wrong then.
     fault: Option<(Instant, String)>,
     keeper: Option<Keeper>,
@@ -61,6 +67,7 @@ impl State {
         self.client = None;
         self.keeper = None;
         self.heard = None;
+        self.is_ours = false;
         std::mem::take(&mut self.greeted)
     }
 }
@@ -74,6 +81,7 @@ pub(super) struct Keeper {
 
 impl Member {
     pub(super) fn new(
+        (at, membership): (usize, &Arc<Membership>),
         address: &HostPort,
         login: Option<Login>,
         tls: Option<&Tls>,
@@ -115,6 +123,8 @@ impl Member {
         }
         Ok(Self {
             name: address.to_string(),
+            at,
+            membership: Arc::clone(membership),
             endpoint,
             dial: Dial::new(address),
             login,
@@ -244,25 +254,61 @@ impl Member {
 
     async fn look(&self) -> Result<Client, Fault> {
         let client = self.client().await?;
-        if self.state().heard.is_some_and(|at| at.elapsed() < FRESH) {
+        let was_heard = {
+            let state = self.state();
+            state.is_ours && state.heard.is_some_and(|at| at.elapsed() < FRESH)
+        };
+        if was_heard || self.introduce(&client).await? {
             return Ok(client);
         }
-        match client.maintenance_client().status().await {
-            Ok(status) if status.leader() == 0 => {
+        Err(Fault::NotDone("it has no leader".to_owned()))
+    }
+
+    /// Asks it what it is; whether it has a leader. Whatever is wrong, nothing of a request has been sent.
+    async fn introduce(&self, client: &Client) -> Result<bool, Fault> {
+        let has_leader = match client.maintenance_client().status().await {
+            Ok(status) => {
                 self.heard();
-                return Err(Fault::NotDone("it has no leader".to_owned()));
+                self.is_of(status.header().map_or(0, |header| header.cluster_id()))?;
+                status.leader() != 0
             }
-            Ok(_) => self.heard(),
             Err(error) if is_answer(&error) => {
                 self.heard();
                 // Whether we may ask for its state is another matter than whether we may do what we came for.
                 if let fault @ Fault::NotDone(_) = Fault::from(error) {
                     return Err(fault);
                 }
+                true
             }
             Err(error) => return Err(self.broke(error).before_sending()),
+        };
+        self.state().is_ours = true;
+        Ok(has_leader)
+    }
+
+    /// It says that it is of this cluster.
+    fn is_of(&self, cluster: u64) -> Result<(), Fault> {
+        if cluster == 0 {
+            return Err(Fault::NotDone(
+                "it says of no cluster that it is of it; is there an etcd of 3.4 or later?".to_owned(),
+            ));
         }
-        Ok(client)
+        match self.membership.told(self.at, cluster) {
+            Kind::Ours => Ok(()),
+            Kind::Renewed => {
+                tracing::warn!(endpoint = %self.name, "etcd is another cluster than before: it was made anew");
+                Ok(())
+            }
+            Kind::Other { ours, is_new } => {
+                let said = format!(
+                    "it is of another etcd cluster ({cluster:x}) than those before ({ours:x}): `etcdctl member list` must show all members on each of them"
+                );
+                if is_new {
+                    tracing::error!(endpoint = %self.name, error = said, "a member of etcd is not asked");
+                }
+                Err(Fault::NotDone(said))
+            }
+        }
     }
 
     /// One request that may be made twice. Whoever drops it before it is done says so ([`Member::was_silent`]).
@@ -271,15 +317,25 @@ impl Member {
         request: &impl AsyncFn(&Arc<Self>, &Client) -> Result<T, Fault>,
     ) -> Result<T, Fault> {
         let was_there = self.known().is_some();
-        let client = self.client().await?;
-        match self.ask_with(client, request).await {
+        match self.ask_once(request).await {
             // It broke since it was used last, as it does when a member is restarted: that says nothing of the member now.
             Err(Fault::NotDone(_) | Fault::MaybeDone(_)) if was_there && self.known().is_none() => {
-                let client = self.client().await?;
-                self.ask_with(client, request).await
+                self.ask_once(request).await
             }
             result => result,
         }
+    }
+
+    async fn ask_once<T>(
+        self: &Arc<Self>,
+        request: &impl AsyncFn(&Arc<Self>, &Client) -> Result<T, Fault>,
+    ) -> Result<T, Fault> {
+        let client = self.client().await?;
+        let is_ours = self.state().is_ours;
+        if !is_ours {
+            self.introduce(&client).await?;
+        }
+        self.ask_with(client, request).await
     }
 
     /// The same with a connection that is there; and again with a new login, where the one that we had is not known any more.

@@ -13,6 +13,7 @@
 mod dial;
 mod fault;
 mod member;
+mod membership;
 mod watch;
 
 use std::fmt;
@@ -27,6 +28,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use self::fault::Fault;
 use self::member::Member;
+use self::membership::Membership;
 use super::etcd_config::{EtcdConfig, EtcdConfigError};
 use super::{
     Act, Condition, Entry, Is, LeaseId, Outcome, Revision, Snapshot, Store, StoreError, Transaction,
@@ -72,8 +74,18 @@ impl Etcd {
     /// # Errors
     /// When TLS does not take the certificates.
     pub fn new(config: &EtcdConfig) -> Result<Self, EtcdConfigError> {
-        let member = |address| Member::new(address, config.login.clone(), config.tls.as_ref()).map(Arc::new);
-        let members = config.endpoints.iter().map(member).collect::<Result<_, _>>()?;
+        let membership = Arc::new(Membership::new(config.endpoints.len()));
+        let member = |(at, address)| {
+            Member::new(
+                (at, &membership),
+                address,
+                config.login.clone(),
+                config.tls.as_ref(),
+            )
+            .map(Arc::new)
+        };
+        let members = config.endpoints.iter().enumerate();
+        let members = members.map(member).collect::<Result<_, _>>()?;
         let cluster = Arc::new(Cluster {
             members,
             current: AtomicUsize::new(0),
