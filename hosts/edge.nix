@@ -1,6 +1,6 @@
 # Three hosts that run the same and share a pool of addresses, which they keep in an etcd of their own: whichever address a client asks
 # leads to a healthy one.
-{ pkgs, ... }:
+{ config, pkgs, ... }:
 {
   server.vip = {
     enable = true;
@@ -32,7 +32,7 @@
     wantedBy = [ "multi-user.target" ];
     path = [ pkgs.python3 ];
     script = ''
-      hostname >"$RUNTIME_DIRECTORY/index.html"
+      echo ${config.networking.hostName} >"$RUNTIME_DIRECTORY/index.html"
       exec python3 -m http.server --directory "$RUNTIME_DIRECTORY" 8080
     '';
     serviceConfig = {
