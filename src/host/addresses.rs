@@ -273,11 +273,6 @@ impl Addresses {
         })
     }
 
-    /// Whether this kernel tells ours apart from those of others, whatever settings and process they are from.
-    pub fn are_told_apart(&self) -> bool {
-        knows_protocol()
-    }
-
     /// Whether something that bears our mark has it still on this host, wherever and under whatever label.
     ///
     /// # Errors

@@ -216,8 +216,12 @@ fn named(node: Option<String>, pool: &PoolArgs) -> Result<String, Failure> {
 fn pause(args: PauseArgs) -> Result<u8, Failure> {
     let node = named(args.node.node, &args.node.pool)?;
     with_pool(args.node.pool, async |pool, out| {
-        let is_there = pool.list().await.map_err(refused)?.nodes.contains(&node);
         pool.pause(&node, &args.reason).await.map_err(refused)?;
+        // It is done, whether or not the store tells of the node, too.
+        let is_there = pool
+            .list()
+            .await
+            .is_ok_and(|listing| listing.nodes.contains(&node));
         out.push_str(&match is_there {
             true => {
                 format!("{node} is paused: it gives up what it holds; `io-vip resume {node}` ends that\n")
@@ -377,6 +381,6 @@ fn show_status(args: &StatusArgs) -> Result<u8, Failure> {
         let text = serde_json::to_string_pretty(&answer).map_err(senseless)?;
         return print(&format!("{text}\n")).map(|()| 0);
     }
-    let (shown, _): (Shown, Counts) = serde_json::from_value(answer).map_err(senseless)?;
-    print(&status::text(&shown)).map(|()| 0)
+    let (shown, counts): (Shown, Counts) = serde_json::from_value(answer).map_err(senseless)?;
+    print(&status::text(&shown, &counts.shut)).map(|()| 0)
 }

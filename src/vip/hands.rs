@@ -36,8 +36,10 @@ pub(super) struct Hands {
     announcer: Announcer,
     watch: AddressWatch,
     held: BTreeMap<IpAddr, At>,
-    /// Those that could not be taken off the interface. The kernel answers for none of them.
-    stuck: BTreeSet<IpAddr>,
+    /// Those that are on this host all the same, and why. The kernel answers for none of them.
+    stuck: BTreeMap<IpAddr, String>,
+    /// Since when those of them that are of the pool no more are not.
+    left: BTreeMap<IpAddr, At>,
     keep: bool,
     /// Whether nothing is told of the interface any more.
     is_blind: bool,
@@ -84,7 +86,8 @@ impl Hands {
             })?,
             watch,
             held: BTreeMap::new(),
-            stuck: BTreeSet::new(),
+            stuck: BTreeMap::new(),
+            left: BTreeMap::new(),
             keep: false,
             is_blind: false,
         })
@@ -171,7 +174,7 @@ impl Hands {
             .and_then(|holder| match (holder, self.addresses.is_left(address)) {
                 (Holder::Nobody, _) => Ok(()),
                 (Holder::Other(index), Ok(false)) => Err(format!(
-                    "somebody else has put it on the interface of number {index} of this host; it is theirs again when it is out of the pool, or io-vip has ended"
+                    "somebody else has put it on the interface of number {index} of this host; it is theirs again a ttl after it has left the pool"
                 )),
                 _ => Err("it is still on an interface of this host, under another name or label".to_owned()),
             });
@@ -182,13 +185,14 @@ impl Hands {
             }
             (Ok(()), Err(error)) => {
                 // Shut, and that is what counts; `verify` tries again.
-                if self.stuck.insert(address) {
+                if self.stuck.get(&address) != Some(&error) {
                     tracing::warn!(%address, error, "the address stays on this host; the kernel answers for it no more");
+                    self.stuck.insert(address, error);
                 }
                 Ok(())
             }
             (Err(shut), Err(removed)) => {
-                self.stuck.insert(address);
+                self.stuck.insert(address, removed.clone());
                 Err(format!("{shut}; {removed}"))
             }
         }
@@ -201,10 +205,26 @@ impl Hands {
         }
     }
 
-    /// Of what stays on this host because it is somebody else's: that which nobody takes any more is opened again.
-    pub(super) fn give_back(&mut self, is_of_the_pool: impl Fn(&IpAddr) -> bool) {
-        for address in self.stuck.clone() {
-            if !is_of_the_pool(&address)
+    /// What is on this host and shut, and why.
+    pub(super) fn stuck(&self) -> &BTreeMap<IpAddr, String> {
+        &self.stuck
+    }
+
+    /// Of what stays on this host because it is somebody else's: that which no host can have any more is opened again. One that did not hear that it is
+    /// of the pool no more may have it for a `ttl`.
+    pub(super) fn give_back(&mut self, ttl: Duration, is_of_the_pool: impl Fn(&IpAddr) -> bool) {
+        let now = At(boottime());
+        let stuck = &self.stuck;
+        self.left
+            .retain(|address, _| stuck.contains_key(address) && !is_of_the_pool(address));
+        let all: Vec<IpAddr> = stuck
+            .keys()
+            .copied()
+            .filter(|address| !is_of_the_pool(address))
+            .collect();
+        for address in all {
+            let since = *self.left.entry(address).or_insert(now);
+            if now.since(since) >= ttl
                 && !self.held.contains_key(&address)
                 && matches!(self.addresses.is_left(address), Ok(false))
             {
@@ -248,7 +268,8 @@ impl Hands {
             Ok(false) => tracing::warn!("somebody has changed our nftables tables; they are made again"),
             Err(error) => tracing::error!(%error, "our nftables tables are not what they should be"),
         }
-        for address in self.stuck.clone() {
+        let stuck: Vec<IpAddr> = self.stuck.keys().copied().collect();
+        for address in stuck {
             if !self.held.contains_key(&address) {
                 let _ = self.drop(address);
             }
@@ -318,9 +339,12 @@ impl Drop for Hands {
         for address in all {
             left |= self.drop(address).is_err();
         }
-        // Where it cannot be told whose it is, it may be ours, and another host may have it.
-        if self.addresses.are_told_apart() {
-            self.give_back(|_| false);
+        // Another host may have them, and whoever starts next goes on with them.
+        for address in self.stuck.keys() {
+            tracing::warn!(
+                %address,
+                "the address is on this host and stays shut; when io-vip does not come back: nft delete table inet io_vip, and the same of arp and netdev"
+            );
         }
         if !left && self.stuck.is_empty() && self.door.remove().is_err() {
             tracing::debug!("an empty table stays");

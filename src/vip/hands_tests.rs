@@ -73,22 +73,34 @@ fn what_an_administrator_has_put_beside_ours_stays_and_is_shut_while_others_may_
         // Another host may take it now.
         assert!(!peer.finds(address()));
         hands.verify();
-        hands.give_back(|_| true);
+        hands.give_back(Duration::ZERO, |_| true);
         assert!(!peer.finds(address()));
-        // Or nobody, when it is out of the pool.
-        hands.give_back(|_| false);
+        // One that does not hear that it is out of the pool, for a while.
+        hands.give_back(Duration::from_secs(60), |_| false);
+        assert!(!peer.finds(address()));
+        // And then nobody.
+        hands.give_back(Duration::ZERO, |_| false);
         assert!(peer.finds(address()));
+        assert!(hands.stuck().is_empty());
     });
 }
 
 #[test]
-fn what_an_administrator_has_put_beside_ours_is_theirs_when_the_daemon_has_ended() {
+fn what_an_administrator_has_put_beside_ours_stays_shut_over_a_restart() {
     on_a_host(|peer| {
-        let mut hands = open();
-        hands.take(address(), minute()).unwrap();
+        let mut before = open();
+        before.take(address(), minute()).unwrap();
         sh(&format!("ip addr add {ADDRESS}/24 dev {}", CABLE[0]));
+        drop(before);
+        assert!(!peer.finds(address()));
+        let mut hands = open();
+        let (found, until) = hands.found().unwrap();
+        hands.adopt(&found, until);
+        assert!(!peer.finds(address()));
+        sh(&format!("ip addr del {ADDRESS}/24 dev {}", CABLE[0]));
+        hands.verify();
         drop(hands);
-        assert!(peer.finds(address()) && !has_tables());
+        assert!(!has_tables());
     });
 }
 

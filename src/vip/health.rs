@@ -43,8 +43,8 @@ impl Faults {
         }
     }
 
-    fn take<T>(&mut self, made: Result<T, CheckError>) -> Option<T> {
-        made.map_err(|error| self.add(error.is_unread(), error.to_string()))
+    fn take<T>(&mut self, kind: &str, made: Result<T, CheckError>) -> Option<T> {
+        made.map_err(|error| self.add(error.is_unread(), format!("checker-type {kind}: {error}")))
             .ok()
     }
 
@@ -94,17 +94,17 @@ pub(super) fn try_check(node: &NodeArgs) -> (Option<Check>, Faults) {
         None | Some(Checker::None) => None,
         Some(Checker::Http) => {
             let check = http(node, &mut faults);
-            faults.take(Check::http(check))
+            faults.take("http", Check::http(check))
         }
         Some(Checker::Postgres) => {
             let check = postgres(node, &mut faults);
-            faults.take(Check::postgres(check))
+            faults.take("postgres", Check::postgres(check))
         }
         Some(Checker::Redis) => redis(node, &mut faults).map(Check::redis),
         Some(Checker::Tcp) => {
             let address = node.tcp_address.as_deref().unwrap_or_default();
             let address = faults.host_port("tcp-address", address);
-            address.and_then(|address| faults.take(Check::tcp(address)))
+            address.and_then(|address| faults.take("tcp", Check::tcp(address)))
         }
         Some(Checker::Command) => {
             let path = std::env::var_os("PATH").map(|path| ("PATH".into(), path));
@@ -112,7 +112,7 @@ pub(super) fn try_check(node: &NodeArgs) -> (Option<Check>, Faults) {
                 argv: node.command.clone().unwrap_or_default(),
                 environment: path.into_iter().collect(),
             };
-            faults.take(Check::command(check))
+            faults.take("command", Check::command(check))
         }
     };
     (check, faults)

@@ -108,6 +108,11 @@ fn figures(shown: &Shown, counts: &super::run::Counts, started_ms: u64) -> Figur
         "The addresses that this node holds",
         held().map(|held| ([("address", held.address.to_string())], 1.0)),
     );
+    figures.gauge(
+        "io_vip_shut",
+        "Addresses that are on this host, and that it does not answer for, because another one may have them",
+        counts.shut.len() as f64,
+    );
     let cannot = shown.pool.iter().filter(|pooled| {
         pooled
             .cannot

@@ -27,12 +27,15 @@ use crate::telemetry::notify;
 /// How long the store may take to be told that a lease is not needed any more.
 const FAREWELL: Duration = Duration::from_millis(500);
 
-/// What has been counted since the start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+/// What has been counted since the start, and what the core does not know of.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(super) struct Counts {
     pub(super) taken: u64,
     pub(super) dropped: u64,
     pub(super) lapses: u64,
+    /// What is on this host and shut now, and why.
+    #[serde(default)]
+    pub(super) shut: BTreeMap<IpAddr, String>,
 }
 
 /// What the socket and the figures ask.
@@ -166,13 +169,15 @@ where
                 },
                 Some(question) = self.questions.recv() => {
                     // Who has gone meanwhile does not want to know.
-                    let _ = question.send((self.shown(), self.counts));
+                    let mut counts = self.counts.clone();
+                    counts.shut.clone_from(self.hands.stuck());
+                    let _ = question.send((self.shown(), counts));
                 }
                 () = sleep_until(verify_at) => {
                     self.hands.verify();
                     let status = self.core.status(now());
                     if status.revision.is_some() {
-                        self.hands.give_back(|address| status.pool.iter().any(|pooled| pooled.address == *address));
+                        self.hands.give_back(self.settings.ttl, |address| status.pool.iter().any(|pooled| pooled.address == *address));
                     }
                     self.look(&mut last_health, &mut waiting);
                     verify_at = Instant::now() + VERIFY_EVERY;
@@ -308,7 +313,7 @@ where
 
     /// Keeps what the next start must know, and shows what is.
     fn tell(&mut self, shown: &mut String) {
-        let status = self.core.status(now());
+        let status = self.shown();
         self.memo.keep(status.lease.as_deref());
         let line = line(&status);
         if *shown != line {

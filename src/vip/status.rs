@@ -1,6 +1,8 @@
 //! What `io-vip status` shows: the core's own view of the pool, and of this host.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::net::IpAddr;
 
 use super::shown::{Shown, State};
 use crate::cli::age;
@@ -26,7 +28,7 @@ pub(super) fn line(shown: &Shown) -> String {
 }
 
 /// All of it, for people.
-pub(super) fn text(shown: &Shown) -> String {
+pub(super) fn text(shown: &Shown, shut: &BTreeMap<IpAddr, String>) -> String {
     let mut out = String::new();
     let _ = writeln!(out, "{}: {}", shown.node, line(shown));
     for held in &shown.held {
@@ -43,6 +45,12 @@ pub(super) fn text(shown: &Shown) -> String {
             (false, false) => ", on its way to the interface",
         });
         out.push('\n');
+    }
+    for (address, why) in shut {
+        let _ = writeln!(
+            out,
+            "    {address} is on this host, which does not answer for it: {why}"
+        );
     }
     match (&shown.lease, shown.until_ms) {
         (Some(lease), Some(ms)) => {

@@ -18,6 +18,9 @@ use crate::store::etcd_config::{EtcdConfigError, Login, Tls};
 /// A member that was heard this lately is taken to be there.
 const FRESH: Duration = Duration::from_secs(1);
 
+/// One that was heard this lately is the one that it was.
+const ACQUAINTED: Duration = Duration::from_secs(10);
+
 /// A connection that carries streams and says nothing for so long is asked whether it is alive. etcd hangs up on who asks more often than
 /// every five seconds (`--grpc-keepalive-min-time`).
 const PING_AFTER: Duration = Duration::from_secs(6);
@@ -49,8 +52,10 @@ struct State {
     heard: Option<Instant>,
     /// Whether it has said anything on this connection.
     greeted: bool,
-    /// Whether it is known to be of our cluster, as far as it says.
-    is_ours: bool,
+    /// Of which cluster it has said that it is, on this connection.
+    cluster: Option<u64>,
+    /// Why it was not asked last.
+    refused: Option<String>,
     /// Since when it has not been well, and what was wrong then.
     fault: Option<(Instant, String)>,
     keeper: Option<Keeper>,
@@ -67,7 +72,7 @@ impl State {
         self.client = None;
         self.keeper = None;
         self.heard = None;
-        self.is_ours = false;
+        self.cluster = None;
         std::mem::take(&mut self.greeted)
     }
 }
@@ -254,11 +259,7 @@ impl Member {
 
     async fn look(&self) -> Result<Client, Fault> {
         let client = self.client().await?;
-        let was_heard = {
-            let state = self.state();
-            state.is_ours && state.heard.is_some_and(|at| at.elapsed() < FRESH)
-        };
-        if was_heard || self.introduce(&client).await? {
+        if self.is_known_since(FRESH) || self.introduce(&client).await? {
             return Ok(client);
         }
         Err(Fault::NotDone("it has no leader".to_owned()))
@@ -269,7 +270,11 @@ impl Member {
         let has_leader = match client.maintenance_client().status().await {
             Ok(status) => {
                 self.heard();
-                self.is_of(status.header().map_or(0, |header| header.cluster_id()))?;
+                let (cluster, member) = status
+                    .header()
+                    .map(|header| (header.cluster_id(), header.member_id()))
+                    .unwrap_or_default();
+                self.is_of(cluster, member)?;
                 status.leader() != 0
             }
             Err(error) if is_answer(&error) => {
@@ -282,33 +287,46 @@ impl Member {
             }
             Err(error) => return Err(self.broke(error).before_sending()),
         };
-        self.state().is_ours = true;
         Ok(has_leader)
     }
 
-    /// It says that it is of this cluster.
-    fn is_of(&self, cluster: u64) -> Result<(), Fault> {
-        if cluster == 0 {
-            return Err(Fault::NotDone(
-                "it says of no cluster that it is of it; is there an etcd of 3.4 or later?".to_owned(),
-            ));
-        }
-        match self.membership.told(self.at, cluster) {
-            Kind::Ours => Ok(()),
-            Kind::Renewed => {
-                tracing::warn!(endpoint = %self.name, "etcd is another cluster than before: it was made anew");
-                Ok(())
-            }
-            Kind::Other { ours, is_new } => {
-                let said = format!(
-                    "it is of another etcd cluster ({cluster:x}) than those before ({ours:x}): `etcdctl member list` must show all members on each of them"
-                );
-                if is_new {
-                    tracing::error!(endpoint = %self.name, error = said, "a member of etcd is not asked");
+    /// Whether it has said on this connection that it is of our cluster, and anything at all lately: a connection that nobody used may be another one by now.
+    fn is_known_since(&self, lately: Duration) -> bool {
+        let state = self.state();
+        let was_heard = state.heard.is_some_and(|at| at.elapsed() < lately);
+        was_heard && state.cluster.is_some() && state.cluster == self.membership.ours()
+    }
+
+    /// It says that it is that member of that cluster.
+    fn is_of(&self, cluster: u64, member: u64) -> Result<(), Fault> {
+        let why = if cluster == 0 {
+            "it says of no cluster that it is of it; is there an etcd of 3.4 or later?".to_owned()
+        } else {
+            match self.membership.told(self.at, cluster, member) {
+                kind @ (Kind::Ours | Kind::Renewed) => {
+                    if kind == Kind::Renewed {
+                        tracing::warn!(endpoint = %self.name, "etcd is another cluster than before: it was made anew");
+                    }
+                    let mut state = self.state();
+                    state.cluster = Some(cluster);
+                    state.refused = None;
+                    return Ok(());
                 }
-                Err(Fault::NotDone(said))
+                Kind::Other { ours } => format!(
+                    "it is of another etcd cluster ({cluster:x}) than those before ({ours:x}): `etcdctl member list` must show all members on each of them"
+                ),
+                Kind::Twice { at } => format!(
+                    "it says that it is the same member ({member:x} of {cluster:x}) as endpoint number {}: each is an etcd of its own, as some packages start them, and `etcdctl member list` \
+                     shows one on each; or one is named twice",
+                    at + 1
+                ),
             }
+        };
+        if self.state().refused.as_ref() != Some(&why) {
+            tracing::error!(endpoint = %self.name, error = why, "a member of etcd is not asked");
+            self.state().refused = Some(why.clone());
         }
+        Err(Fault::NotDone(why))
     }
 
     /// One request that may be made twice. Whoever drops it before it is done says so ([`Member::was_silent`]).
@@ -331,8 +349,7 @@ impl Member {
         request: &impl AsyncFn(&Arc<Self>, &Client) -> Result<T, Fault>,
     ) -> Result<T, Fault> {
         let client = self.client().await?;
-        let is_ours = self.state().is_ours;
-        if !is_ours {
+        if !self.is_known_since(ACQUAINTED) {
             self.introduce(&client).await?;
         }
         self.ask_with(client, request).await

@@ -1,19 +1,21 @@
 //! Whether the members that are named are one cluster: two of them would be two pools, and two holders.
 //!
 //! **Promise.** The first that answers says which cluster is ours; what another one says it is of is not used. Where more than half of those that are named are of one other
-//! cluster, ours was made anew, and that is ours from then on. Pure.
+//! cluster, ours was made anew, and that is ours from then on: one that is named alone is always ours. One that says the same of itself as another one is not
+//! used either: etcd makes its numbers from the addresses and the token of its members, so that all that were started with a distribution's settings, each for itself,
+//! have the same. Pure.
 //!
-//! **Not promised.** That it is noticed before a member of another cluster is asked; and of two that are asked first after two starts, either may be the first.
+//! **Not promised.** That it is noticed before such a member is asked; and of two that are asked first after two starts, either may be the first.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub(super) struct Membership(Mutex<Clusters>);
 
 struct Clusters {
     /// Ours; none before anybody has answered.
     ours: Option<u64>,
-    /// What each member has said last.
-    said: Vec<Option<u64>>,
+    /// What each member has said last: of which cluster it is, and which of its members.
+    said: Vec<Option<(u64, u64)>>,
 }
 
 /// What a member is.
@@ -25,8 +27,10 @@ pub(super) enum Kind {
     Other {
         /// The number of ours.
         ours: u64,
-        /// Whether that was known of it.
-        is_new: bool,
+    },
+    /// Which the one at that place is already.
+    Twice {
+        at: usize,
     },
 }
 
@@ -38,32 +42,43 @@ impl Membership {
         }))
     }
 
-    /// The member at that place says that it is of that cluster.
-    pub(super) fn told(&self, member: usize, cluster: u64) -> Kind {
+    /// The one at that place says that it is that member of that cluster.
+    pub(super) fn told(&self, at: usize, cluster: u64, member: u64) -> Kind {
+        self.clusters().told(at, cluster, member)
+    }
+
+    /// The number of our cluster; none before anybody has answered.
+    pub(super) fn ours(&self) -> Option<u64> {
+        self.clusters().ours
+    }
+
+    fn clusters(&self) -> MutexGuard<'_, Clusters> {
         // What is in there is whole at all times.
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .told(member, cluster)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Clusters {
-    fn told(&mut self, member: usize, cluster: u64) -> Kind {
-        let before = self.said.get_mut(member).and_then(|said| said.replace(cluster));
+    fn told(&mut self, at: usize, cluster: u64, member: u64) -> Kind {
+        let says = Some((cluster, member));
+        if let Some(other) = self.said.iter().position(|said| *said == says)
+            && other != at
+        {
+            return Kind::Twice { at: other };
+        }
+        if let Some(said) = self.said.get_mut(at) {
+            *said = says;
+        }
         let ours = *self.ours.get_or_insert(cluster);
         if ours == cluster {
             return Kind::Ours;
         }
-        let of_it = self.said.iter().filter(|said| **said == Some(cluster)).count();
-        if of_it * 2 > self.said.len() {
+        let of_it = self.said.iter().flatten().filter(|said| said.0 == cluster);
+        if of_it.count() * 2 > self.said.len() {
             self.ours = Some(cluster);
             return Kind::Renewed;
         }
-        Kind::Other {
-            ours,
-            is_new: before != Some(cluster),
-        }
+        Kind::Other { ours }
     }
 }
 
@@ -74,43 +89,35 @@ mod tests {
     #[test]
     fn the_first_one_says_which_cluster_it_is_and_a_majority_that_it_is_another_one() {
         let clusters = Membership::new(3);
-        assert_eq!(clusters.told(0, 7), Kind::Ours);
-        assert_eq!(
-            clusters.told(1, 8),
-            Kind::Other {
-                ours: 7,
-                is_new: true
-            }
-        );
-        assert_eq!(
-            clusters.told(1, 8),
-            Kind::Other {
-                ours: 7,
-                is_new: false
-            }
-        );
-        assert_eq!(clusters.told(0, 7), Kind::Ours);
+        assert_eq!(clusters.told(0, 7, 1), Kind::Ours);
+        assert_eq!(clusters.told(1, 8, 2), Kind::Other { ours: 7 });
+        assert_eq!(clusters.told(0, 7, 1), Kind::Ours);
         // Three that know nothing of each other.
-        assert_eq!(
-            clusters.told(2, 9),
-            Kind::Other {
-                ours: 7,
-                is_new: true
-            }
-        );
+        assert_eq!(clusters.told(2, 9, 3), Kind::Other { ours: 7 });
         // Made anew.
-        assert_eq!(clusters.told(2, 8), Kind::Renewed);
-        assert_eq!(clusters.told(1, 8), Kind::Ours);
-        assert_eq!(
-            clusters.told(0, 7),
-            Kind::Other {
-                ours: 8,
-                is_new: false
-            }
-        );
-        assert_eq!(clusters.told(0, 8), Kind::Ours);
+        assert_eq!(clusters.told(2, 8, 3), Kind::Renewed);
+        assert_eq!(clusters.ours(), Some(8));
+        assert_eq!(clusters.told(1, 8, 2), Kind::Ours);
+        assert_eq!(clusters.told(0, 7, 1), Kind::Other { ours: 8 });
+        assert_eq!(clusters.told(0, 8, 1), Kind::Ours);
+    }
+
+    #[test]
+    fn three_that_were_each_started_for_itself_have_one_number() {
+        let clusters = Membership::new(3);
+        assert_eq!(clusters.told(1, 7, 1), Kind::Ours);
+        assert_eq!(clusters.told(0, 7, 1), Kind::Twice { at: 1 });
+        assert_eq!(clusters.told(2, 7, 1), Kind::Twice { at: 1 });
+        assert_eq!(clusters.told(1, 7, 1), Kind::Ours);
+        // They were made one, and the first one asked has another number now.
+        assert_eq!(clusters.told(1, 8, 2), Kind::Other { ours: 7 });
+        assert_eq!(clusters.told(0, 8, 3), Kind::Renewed);
+    }
+
+    #[test]
+    fn one_that_is_named_alone_is_ours() {
         let alone = Membership::new(1);
-        assert_eq!(alone.told(0, 7), Kind::Ours);
-        assert_eq!(alone.told(0, 8), Kind::Renewed);
+        assert_eq!(alone.told(0, 7, 1), Kind::Ours);
+        assert_eq!(alone.told(0, 8, 1), Kind::Renewed);
     }
 }
