@@ -40,7 +40,7 @@ let
       instead = "server.vip.etcd.openFirewall = false;";
     }
   ];
-  opensEtcd = vip.enable && vip.etcd.enable && vip.etcd.openFirewall;
+  opensEtcd = vip.etcd.enable && vip.etcd.openFirewall;
   members = lib.attrValues (removeAttrs vip.etcd.members [ vip.etcd.name ]);
 
   isV6 = lib.hasInfix ":";

@@ -20,7 +20,8 @@ in
       default = false;
       description = ''
         Whether this host is a member of the etcd that keeps the pool. It must be one of `members`; the others have the same list. With three of
-        them, one may be away. A host with addresses need not be a member: it is given `store.endpoints`.
+        them, one may be away. A host with addresses need not be a member: it is given `store.endpoints`. And a member need not have addresses
+        (`server.vip.enable`).
       '';
     };
     members = mkOption {
@@ -92,7 +93,7 @@ in
     };
   };
 
-  config = mkIf (cfg.enable && etcd.enable) {
+  config = mkIf etcd.enable {
     server.vip.store = {
       endpoints = lib.mkDefault (map (address: url address 2379) (lib.attrValues etcd.members));
       caFile = mkIf (etcd.caFile != null) (lib.mkDefault etcd.caFile);

@@ -444,6 +444,67 @@ in
         "server.vip.settings.postgres-conn-url on a has a password in it, and would lie in the Nix store, where everybody can read it: put it into a file, and name that with server.vip.settings.postgres-password-file."
       ];
 
+  "a password in the words of libpq" =
+    refused { settings.postgres-conn-url = "host=/run/postgresql user=monitor password=secret"; }
+      [
+        "server.vip.settings.postgres-conn-url on a has a password in it, and would lie in the Nix store, where everybody can read it: put it into a file, and name that with server.vip.settings.postgres-password-file."
+      ];
+  "a password in the options of a URL" =
+    refused { settings.postgres-conn-url = "postgres://monitor@127.0.0.1/x?sslmode=require&password=secret"; }
+      [
+        "server.vip.settings.postgres-conn-url on a has a password in it, and would lie in the Nix store, where everybody can read it: put it into a file, and name that with server.vip.settings.postgres-password-file."
+      ];
+  "files that the unit may not write" =
+    refused
+      {
+        settings.socket = "/run/io-vip/vip.sock";
+        settings.state = "/var/lib/io-vip.json";
+      }
+      [
+        "server.vip.settings.state (/var/lib/io-vip.json) on a is not in /run/io-vip, and that is all that the unit may write to: leave it out, or put it there."
+      ];
+  "an election that etcd does not start with" = {
+    modules = host "a" {
+      server.vip.etcd = {
+        enable = true;
+        electionTimeout = "1m";
+        inherit members;
+      };
+    };
+    expect.assertions = [
+      "server.vip.etcd.electionTimeout (1m) on a must be from 10ms to 50s: etcd does not start with another one."
+    ];
+  };
+  "a member with no addresses is a member, and is let in to" = {
+    modules = host "c" {
+      server.vip.etcd = {
+        enable = true;
+        inherit members;
+      };
+    };
+    expect = {
+      units."io-vip.service" = null;
+      values."services.etcd.name" = "c";
+      firewall.extraCommands = ''
+        iptables -A nixos-fw -p tcp -s 192.168.1.21 --dport 2379 -j nixos-fw-accept
+        iptables -A nixos-fw -p tcp -s 192.168.1.21 --dport 2380 -j nixos-fw-accept
+        iptables -A nixos-fw -p tcp -s 192.168.1.22 --dport 2379 -j nixos-fw-accept
+        iptables -A nixos-fw -p tcp -s 192.168.1.22 --dport 2380 -j nixos-fw-accept
+      '';
+    };
+  };
+  "a member with no addresses that is not one" = {
+    modules = host "d" {
+      server.vip.etcd = {
+        enable = true;
+        inherit members;
+      };
+    };
+    expect.assertions = [
+      "server.vip.etcd.enable is set on d, and d is not one of server.vip.etcd.members (a, b, c): add it with its address, or set server.vip.etcd.name."
+    ];
+  };
+
   # What works badly.
   "a ttl that no election fits into" =
     warns
