@@ -178,6 +178,33 @@ with undisturbed(*three):
             verdict = one_at_most("taken off")
             assert verdict.gap <= TAKEN + LATE, verdict.gaps
 
+        with subtest("all that a host has are taken off its interface: each is answered for again"):
+            one_at_most("before")
+            v1.succeed("ip -4 address flush dev eth1 label eth1:vip")
+            until("it has them again", lambda: are_held(POOL, four), 10)
+            one_at_most("flushed")
+
+        with subtest("an administrator puts an address of the pool beside that of its holder: when it moves, one host has it, and the other one says so"):
+            address = POOL[0]
+            had = next(host for host in four if address in held_by(host))
+            gets = next(host for host in four if host is not had)
+            one_at_most("before")
+            had.succeed(f"ip address add {address}/24 dev eth1")
+            vip(v1, f"move {address} {gets.name}")
+            until("it is there", lambda: p.holders()[address] == {gets.name}, 10)
+            # Over the look every 5 s, and a restart.
+            stays("one host has it", lambda: p.holders()[address] == {gets.name}, 6)
+            had.succeed(f"systemctl restart {UNIT}")
+            stays("one host has it", lambda: p.holders()[address] == {gets.name}, 2 * TTL)
+            says = f"{address} is on this host, which does not answer for it"
+            assert says in had.succeed("io-vip status"), had.succeed("io-vip status")
+            one_at_most("beside")
+            had.succeed(f"ip address del {address}/24 dev eth1")
+            until("it says so no more", lambda: says not in had.succeed("io-vip status"), 15)
+            vip(v1, f"move {address} --anywhere")
+            shared(four)
+            one_at_most("alone again")
+
         with subtest("a host takes another one's name: it gets nothing, and nothing happens to the other one"):
             handed_over("it ends", three, lambda: v4.succeed(f"systemctl stop {UNIT}"))
             told(v4, "nodename", '"v1"')
