@@ -106,7 +106,7 @@ in
         }
         {
           assertion = !isTtl || interval * 3 + margin <= ttl;
-          message = "Two signs of life may be lost, and the third must be in time: three times server.vip.settings.interval (${settings.interval}) and margin (${settings.margin}) on ${host} must fit into ttl (${settings.ttl}). Lower interval to ${
+          message = "A sign of life may be lost, and the next one must be in time: three times server.vip.settings.interval (${settings.interval}) and margin (${settings.margin}) on ${host} must fit into ttl (${settings.ttl}). Lower interval to ${
             inWords (lib.max 50 ((ttl - margin) / 3))
           }, or raise ttl to ${inWords (interval * 3 + margin)} on all nodes.";
         }

@@ -67,7 +67,7 @@ async fn serve(config: Config) -> Result<u8, Failure> {
     let (to_daemon, questions) = mpsc::channel(16);
     tokio::spawn(answer(listener, to_daemon.clone()));
     let (tell, told) = watch::channel(health::Told::default());
-    tokio::spawn(health::watch(check, pace, tell));
+    tokio::spawn(health::watch(check, pace, !inherited.is_empty(), tell));
     let metrics = Metrics::new(to_daemon.clone());
     http::offer_figures(config.metrics, CancellationToken::new(), move |request| {
         metrics.clone().answer(request)

@@ -171,6 +171,8 @@ fn redis(node: &NodeArgs, faults: &mut Faults) -> Option<RedisCheck> {
 /// What is told of a check.
 struct Verdicts {
     counts: Counts,
+    /// So many failures in a row, and not one, are the first verdict that is a bad one: what is held is held for a start of before that was healthy.
+    first: u32,
     /// When the last failure was told, and which.
     told: Option<(Instant, String)>,
 }
@@ -179,6 +181,10 @@ impl Verdicts {
     /// Each verdict that is another one than before. And of a check that goes on failing the reason as it is now, from time to time: the journal must not have
     /// that of an hour ago alone, and one that fails in another way each time must not fill it.
     fn note(&mut self, now: Instant, seen: Result<(), String>) -> Option<Result<(), String>> {
+        if self.counts.health() == Health::Unknown && seen.is_err() && self.first > 1 {
+            self.first -= 1;
+            return None;
+        }
         let is_news = |why: &String| {
             let told = self.told.as_ref();
             told.is_none_or(|(at, told)| told != why && now.duration_since(*at) >= REASON_EVERY)
@@ -193,7 +199,9 @@ impl Verdicts {
 }
 
 /// Asks again and again, and tells each verdict that is another one than before.
-pub(super) async fn watch(check: Option<Check>, pace: Pace, tell: watch::Sender<Told>) {
+///
+/// A node that `inherits` is healthy until the check has failed as often as for one that runs.
+pub(super) async fn watch(check: Option<Check>, pace: Pace, inherits: bool, tell: watch::Sender<Told>) {
     let Some(mut check) = check else {
         tell.send_modify(|told| told.verdict = Some(Ok(())));
         return tell.closed().await;
@@ -201,6 +209,7 @@ pub(super) async fn watch(check: Option<Check>, pace: Pace, tell: watch::Sender<
     let count = |count| NonZeroU32::new(count).unwrap_or(NonZeroU32::MIN);
     let mut verdicts = Verdicts {
         counts: Counts::new(count(pace.rise), count(pace.fall)),
+        first: if inherits { pace.fall } else { 1 },
         told: None,
     };
     while !tell.is_closed() {
@@ -242,6 +251,7 @@ mod tests {
         let three = NonZeroU32::new(3).unwrap();
         let mut verdicts = Verdicts {
             counts: Counts::new(three, three),
+            first: 1,
             told: None,
         };
         for (second, seen, told) in [
@@ -264,5 +274,34 @@ mod tests {
             let now = begun + Duration::from_secs(second);
             assert_eq!(verdicts.note(now, seen.clone()), told.then_some(seen), "{second}");
         }
+    }
+
+    #[test]
+    fn who_goes_on_with_what_a_start_of_before_held_is_not_judged_by_one_failure() {
+        let begun = Instant::now();
+        let three = NonZeroU32::new(3).unwrap();
+        let told = |attempts: &str| {
+            let mut verdicts = Verdicts {
+                counts: Counts::new(NonZeroU32::MIN, three),
+                first: 3,
+                told: None,
+            };
+            let one = |attempt| match verdicts.note(
+                begun,
+                if attempt == '+' {
+                    Ok(())
+                } else {
+                    Err("why".to_owned())
+                },
+            ) {
+                None => '.',
+                Some(Ok(())) => '+',
+                Some(Err(_)) => '-',
+            };
+            attempts.chars().map(one).collect::<String>()
+        };
+        assert_eq!(told("---"), "..-");
+        assert_eq!(told("--+---"), "..+..-");
+        assert_eq!(told("+---"), "+..-");
     }
 }

@@ -2,10 +2,73 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::said::Said;
 
+/// So often within [`WINDOW`] it is told that the store has gone.
+const TIMES: u32 = 3;
+const WINDOW: Duration = Duration::from_secs(600);
+
+/// What is told of something that comes and goes.
+#[derive(Default)]
+struct Flapping {
+    window: Option<Instant>,
+    times: u32,
+    is_told_gone: bool,
+}
+
+impl Flapping {
+    /// Whether it is told that it is gone, and whether for the last time for a while.
+    fn gone(&mut self, now: Instant) -> Option<bool> {
+        if self
+            .window
+            .is_none_or(|began| now.duration_since(began) >= WINDOW)
+        {
+            (self.window, self.times) = (Some(now), 0);
+        }
+        self.times = self.times.saturating_add(1);
+        if self.times > TIMES {
+            return None;
+        }
+        self.is_told_gone = true;
+        Some(self.times == TIMES)
+    }
+
+    /// Whether it is told that it is back: nothing is left as gone that is not.
+    fn back(&mut self) -> bool {
+        std::mem::take(&mut self.is_told_gone)
+    }
+}
+
+/// Writes what the core says. One thing that it says each second (a store that takes no writes and keeps leases alive goes and comes as often) is a few lines.
+#[derive(Default)]
+pub(super) struct Lines {
+    answers: Flapping,
+    sights: Flapping,
+}
+
+impl Lines {
+    pub(super) fn write(&mut self, now: Instant, said: &Said) {
+        let last = match said {
+            Said::StoreLost { .. } => self.answers.gone(now),
+            Said::StoreUnseen { .. } => self.sights.gone(now),
+            Said::StoreBack { .. } => self.answers.back().then_some(false),
+            Said::StoreSeen { .. } => self.sights.back().then_some(false),
+            _ => Some(false),
+        };
+        let Some(is_last) = last else { return };
+        log(said);
+        if is_last {
+            tracing::warn!(
+                "this happens again and again, and is told of no more for 10 minutes; `io-vip status` has the last fault of the store"
+            );
+        }
+    }
+}
+
 /// One line each: the fields have fixed names (docs/VIP.md).
-pub(super) fn log(said: &Said) {
+fn log(said: &Said) {
     match said {
         Said::TakesPart { lease } => tracing::info!(lease, "this node takes part"),
         Said::TakesNoPart { because } => tracing::warn!(because, "this node takes no part"),
@@ -80,4 +143,23 @@ pub(super) fn log(said: &Said) {
 fn in_millis(span: Duration) -> humantime::FormattedDuration {
     let millis = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
     humantime::format_duration(Duration::from_millis(millis))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_and_goes_each_second_is_a_few_lines_and_ends_as_it_is() {
+        let begun = Instant::now();
+        let mut flapping = Flapping::default();
+        let mut told = Vec::new();
+        for second in 0..2_000 {
+            let gone = flapping.gone(begun + Duration::from_secs(second));
+            told.extend(gone.map(|last| (second, last)));
+            assert_eq!(flapping.back(), gone.is_some());
+        }
+        let expected = [0, 600, 1_200, 1_800].map(|at| [(at, false), (at + 1, false), (at + 2, true)]);
+        assert_eq!(told, expected.concat());
+    }
 }

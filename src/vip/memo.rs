@@ -20,6 +20,8 @@ pub(super) struct Memo {
     node: String,
     /// As `etcdctl lease list` shows it.
     lease: String,
+    /// The `ttl` that it was granted for.
+    ttl_ms: u128,
 }
 
 impl Memo {
@@ -34,6 +36,7 @@ pub(super) struct MemoFile {
     boot_id: String,
     prefix: String,
     node: String,
+    ttl_ms: u128,
     kept: Option<String>,
     failed: bool,
 }
@@ -56,12 +59,14 @@ impl MemoFile {
                 .unwrap_or_default(),
             prefix: settings.prefix.clone(),
             node: settings.node.clone(),
+            ttl_ms: settings.ttl.as_millis(),
             kept: None,
             failed: false,
         })
     }
 
-    /// The lease of the one before, if it was this node in this pool and in this boot.
+    /// The lease of the one before, if it was this node in this pool and in this boot. And with this `ttl`: a lease lasts for as long as it was granted for, and
+    /// what the kernel was told by a longer one is longer than others wait for this node now.
     pub(super) fn read(&self) -> Option<LeaseId> {
         use std::io::Read;
         let mut text = String::new();
@@ -75,7 +80,11 @@ impl MemoFile {
             }
         };
         let is_ours = memo.boot_id == self.boot_id && memo.prefix == self.prefix && memo.node == self.node;
-        memo.lease().filter(|_| is_ours && !self.boot_id.is_empty())
+        if is_ours && memo.ttl_ms != self.ttl_ms {
+            tracing::info!("the ttl is another one than before: what an earlier start has left is given up");
+        }
+        memo.lease()
+            .filter(|_| is_ours && memo.ttl_ms == self.ttl_ms && !self.boot_id.is_empty())
     }
 
     /// Keeps what the next start must know; none: nothing.
@@ -105,6 +114,7 @@ impl MemoFile {
             prefix: self.prefix.clone(),
             node: self.node.clone(),
             lease: lease.to_owned(),
+            ttl_ms: self.ttl_ms,
         };
         let folder = self.path.parent().unwrap_or(Path::new("/"));
         let mut file = tempfile::NamedTempFile::new_in(folder)?;
@@ -139,6 +149,11 @@ mod tests {
         memo.keep(Some("6f0a"));
         assert_eq!(memo.read(), Some(LeaseId(0x6f0a)));
         assert_eq!(MemoFile::at(&path, &settings("b")).unwrap().read(), None);
+        let longer = Settings {
+            ttl: std::time::Duration::from_secs(30),
+            ..settings("a")
+        };
+        assert_eq!(MemoFile::at(&path, &longer).unwrap().read(), None);
         let mut later = MemoFile::at(&path, &settings("a")).unwrap();
         later.boot_id = "another".to_owned();
         assert_eq!(later.read(), None);

@@ -345,7 +345,7 @@ in
         settings.interval = "2s";
       }
       [
-        "Two signs of life may be lost, and the third must be in time: three times server.vip.settings.interval (2s) and margin (500ms) on a must fit into ttl (5s). Lower interval to 1500ms, or raise ttl to 6500ms on all nodes."
+        "A sign of life may be lost, and the next one must be in time: three times server.vip.settings.interval (2s) and margin (500ms) on a must fit into ttl (5s). Lower interval to 1500ms, or raise ttl to 6500ms on all nodes."
       ];
   "signs of life that are too many" = refused { settings.interval = "10ms"; } [
     "server.vip.settings.interval (10ms) on a must be 50ms at least: each is a write to etcd's disks."

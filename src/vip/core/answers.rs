@@ -81,7 +81,10 @@ impl Core {
 
     /// The watch that is there has ended, or is believed no more.
     pub(super) fn watch_ended(&mut self, error: &StoreError) {
-        self.note(error.to_string());
+        // Nothing is wrong with a store that forgets.
+        if *error != StoreError::Compacted {
+            self.note(error.to_string());
+        }
         if self.look.sent.is_some() {
             // Another one follows anyway.
             return;
