@@ -40,6 +40,17 @@ with undisturbed(v1, v2, v3):
         goes_on("restarted", v1, restart)
         goes_on("and again", v1, restart)
 
+    with subtest("told to keep what it has, and started with another ttl: it begins anew, has its share again, and keeps that"):
+        for ttl in ("6s", f"{TTL:.0f}s"):
+            one_at_most("before")
+            told(v1, "ttl", f'"{ttl}"')
+            restart()
+            # Those of before are waited for as long as they say.
+            until("it takes part", lambda: "takes part, holds " in v1.execute("io-vip status")[1], 15)
+            shared((v1, v2, v3))
+            one_at_most(f"a ttl of {ttl}")
+            goes_on("restarted", v1, restart)
+
     with subtest("told to keep what it has, and nobody starts it again: others have it in time"):
         taken_from(v1, (v2, v3), "kept, and not started", lambda: v1.succeed(f"systemctl stop {UNIT}"))
         told(v1, "on-stop", '"release"')
