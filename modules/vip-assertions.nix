@@ -37,17 +37,17 @@ let
   inUrl =
     lib.filter (matches "[^/]*//[^/@]*:[^/@]*@.*") [ "http-url" ]
     # libpq's words for it, and a password with a slash in it.
-    ++ lib.filter (
-      key: matches "[^/]*//[^@]*:[^@]*@.*" key || matches ".*[?& ]?password *=.*" key
-    ) [ "postgres-conn-url" ];
+    ++ lib.filter (key: matches "[^/]*//[^@]*:[^@]*@.*" key || matches ".*password *=.*" key) [
+      "postgres-conn-url"
+    ];
 
   # Of what the daemon writes.
-  elsewhere = lib.filter (
-    key: settings ? ${key} && !lib.hasPrefix "/run/io-vip/" (toString settings.${key})
-  ) [
-    "socket"
-    "state"
-  ];
+  elsewhere =
+    lib.filter (key: settings ? ${key} && !lib.hasPrefix "/run/io-vip/" (toString settings.${key}))
+      [
+        "socket"
+        "state"
+      ];
 
   # What is held lasts so long after a sign of life. The last one may be an interval old when etcd's leader goes, one more is sent in vain and waited
   # for, and a new leader takes up to two timeouts.

@@ -450,7 +450,8 @@ in
         "server.vip.settings.postgres-conn-url on a has a password in it, and would lie in the Nix store, where everybody can read it: put it into a file, and name that with server.vip.settings.postgres-password-file."
       ];
   "a password in the options of a URL" =
-    refused { settings.postgres-conn-url = "postgres://monitor@127.0.0.1/x?sslmode=require&password=secret"; }
+    refused
+      { settings.postgres-conn-url = "postgres://monitor@127.0.0.1/x?sslmode=require&password=secret"; }
       [
         "server.vip.settings.postgres-conn-url on a has a password in it, and would lie in the Nix store, where everybody can read it: put it into a file, and name that with server.vip.settings.postgres-password-file."
       ];
