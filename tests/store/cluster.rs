@@ -210,6 +210,32 @@ impl Cluster {
     }
 
     /// Starts it again; it is not waited for, because alone it does not come up.
+    /// It comes back with nothing, as a cluster of its own, at its own address.
+    pub(crate) fn wipe(&mut self, at: usize) {
+        self.kill(at);
+        let member = &mut self.members[at];
+        let value = |name: &str| {
+            let begin = format!("--{name}=");
+            let mut all = member.arguments.iter();
+            all.find_map(|argument| argument.strip_prefix(&begin))
+                .unwrap()
+                .to_owned()
+        };
+        // The last one counts.
+        let alone = [
+            format!(
+                "--initial-cluster={}={}",
+                value("name"),
+                value("initial-advertise-peer-urls")
+            ),
+            "--initial-cluster-token=alone".to_owned(),
+            format!("--data-dir={}-wiped", value("data-dir")),
+        ];
+        member.arguments.extend(alone);
+        member.spawn();
+        member.await_up().unwrap();
+    }
+
     pub(crate) fn restart(&mut self, at: usize) {
         self.members[at].spawn();
     }

@@ -52,6 +52,30 @@ async fn only_the_first_is_asked(mut first: Cluster, second: Cluster, why: &str)
     assert_eq!(list(&both, "/").await.entries.len(), 1);
 }
 
+/// One that was of ours is another one behind a connection that nobody used for a while.
+#[tokio::test]
+async fn a_member_that_has_become_a_cluster_of_its_own_is_not_asked_again() {
+    let name = "a_member_that_has_become_a_cluster_of_its_own";
+    let Some(mut cluster) = Cluster::start(name, 3) else {
+        return;
+    };
+    // The third one alone, and then all.
+    let all = cluster.store_of(&[2, 0, 1]);
+    done(&all, put()).await;
+    let lease = grant(&all, conformance::PATIENCE).await;
+    cluster.wipe(2);
+    cluster.kill(0);
+    for _ in 0..3 {
+        // Of the first two one is left, which is no majority.
+        let said = [
+            all.keep_alive(lease, PATIENCE).await.map(drop).unwrap_err(),
+            all.list("/", PATIENCE).await.map(drop).unwrap_err(),
+            all.commit(put(), PATIENCE).await.map(drop).unwrap_err(),
+        ];
+        assert!(!said.contains(&StoreError::LeaseGone), "{said:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_member_of_another_cluster_is_not_asked() {
     let name = "a_member_of_another_cluster_is_not_asked";

@@ -52,13 +52,24 @@ struct State {
     heard: Option<Instant>,
     /// Whether it has said anything on this connection.
     greeted: bool,
-    /// Of which cluster it has said that it is, on this connection.
-    cluster: Option<u64>,
+    /// What it has said of itself, on this connection.
+    said: Said,
     /// Why it was not asked last.
     refused: Option<String>,
     /// Since when it has not been well, and what was wrong then.
     fault: Option<(Instant, String)>,
     keeper: Option<Keeper>,
+}
+
+/// What a member says of itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Said {
+    #[default]
+    Nothing,
+    /// We may not know.
+    NotToUs,
+    /// It is of this cluster.
+    Of(u64),
 }
 
 impl State {
@@ -72,7 +83,7 @@ impl State {
         self.client = None;
         self.keeper = None;
         self.heard = None;
-        self.cluster = None;
+        self.said = Said::Nothing;
         std::mem::take(&mut self.greeted)
     }
 }
@@ -274,14 +285,16 @@ impl Member {
                     .header()
                     .map(|header| (header.cluster_id(), header.member_id()))
                     .unwrap_or_default();
-                self.is_of(cluster, member)?;
+                self.is_of(client, cluster, member).await?;
                 status.leader() != 0
             }
             Err(error) if is_answer(&error) => {
                 self.heard();
                 // Whether we may ask for its state is another matter than whether we may do what we came for.
-                if let fault @ Fault::NotDone(_) = Fault::from(error) {
-                    return Err(fault);
+                match Fault::from(error) {
+                    fault @ Fault::NotDone(_) => return Err(fault),
+                    Fault::NotAllowed(_) => self.state().said = Said::NotToUs,
+                    _ => {}
                 }
                 true
             }
@@ -290,25 +303,39 @@ impl Member {
         Ok(has_leader)
     }
 
-    /// Whether it has said on this connection that it is of our cluster, and anything at all lately: a connection that nobody used may be another one by now.
+    /// Whether it has said on this connection that it is of our cluster (or does not tell us), and anything at all lately: a connection that nobody used may be
+    /// another one by now.
     fn is_known_since(&self, lately: Duration) -> bool {
+        let ours = self.membership.ours();
         let state = self.state();
         let was_heard = state.heard.is_some_and(|at| at.elapsed() < lately);
-        was_heard && state.cluster.is_some() && state.cluster == self.membership.ours()
+        was_heard
+            && match state.said {
+                Said::Nothing => false,
+                Said::NotToUs => true,
+                Said::Of(cluster) => Some(cluster) == ours,
+            }
     }
 
     /// It says that it is that member of that cluster.
-    fn is_of(&self, cluster: u64, member: u64) -> Result<(), Fault> {
+    async fn is_of(&self, client: &Client, cluster: u64, member: u64) -> Result<(), Fault> {
         let why = if cluster == 0 {
             "it says of no cluster that it is of it; is there an etcd of 3.4 or later?".to_owned()
         } else {
-            match self.membership.told(self.at, cluster, member) {
+            let mut kind = self.membership.told(self.at, cluster, member);
+            if matches!(kind, Kind::Twice { .. }) {
+                let members = client.cluster_client().member_list().await;
+                if !members.is_ok_and(|list| list.members().len() == 1) {
+                    kind = self.membership.is_one_of_several(self.at, cluster, member);
+                }
+            }
+            match kind {
                 kind @ (Kind::Ours | Kind::Renewed) => {
                     if kind == Kind::Renewed {
                         tracing::warn!(endpoint = %self.name, "etcd is another cluster than before: it was made anew");
                     }
                     let mut state = self.state();
-                    state.cluster = Some(cluster);
+                    state.said = Said::Of(cluster);
                     state.refused = None;
                     return Ok(());
                 }
@@ -316,15 +343,18 @@ impl Member {
                     "it is of another etcd cluster ({cluster:x}) than those before ({ours:x}): `etcdctl member list` must show all members on each of them"
                 ),
                 Kind::Twice { at } => format!(
-                    "it says that it is the same member ({member:x} of {cluster:x}) as endpoint number {}: each is an etcd of its own, as some packages start them, and `etcdctl member list` \
-                     shows one on each; or one is named twice",
+                    "it says that it is the same member ({member:x} of {cluster:x}) as endpoint number {}, and knows of no other: each is an etcd of its own, as some packages start them, \
+                     or it is named twice; `etcdctl member list` on each",
                     at + 1
                 ),
             }
         };
-        if self.state().refused.as_ref() != Some(&why) {
+        let mut state = self.state();
+        // Another connection may lead to another one.
+        state.forgets();
+        if state.refused.as_ref() != Some(&why) {
             tracing::error!(endpoint = %self.name, error = why, "a member of etcd is not asked");
-            self.state().refused = Some(why.clone());
+            state.refused = Some(why.clone());
         }
         Err(Fault::NotDone(why))
     }

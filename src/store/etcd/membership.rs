@@ -1,8 +1,8 @@
 //! Whether the members that are named are one cluster: two of them would be two pools, and two holders.
 //!
 //! **Promise.** The first that answers says which cluster is ours; what another one says it is of is not used. Where more than half of those that are named are of one other
-//! cluster, ours was made anew, and that is ours from then on: one that is named alone is always ours. One that says the same of itself as another one is not
-//! used either: etcd makes its numbers from the addresses and the token of its members, so that all that were started with a distribution's settings, each for itself,
+//! cluster, ours was made anew, and that is ours from then on: one that is named alone is always ours. One that says the same of itself as another one, and is the only member
+//! of its cluster, is not used either: etcd makes its numbers from the addresses and the token of its members, so that all that were started with a distribution's settings, each for itself,
 //! have the same. Pure.
 //!
 //! **Not promised.** That it is noticed before such a member is asked; and of two that are asked first after two starts, either may be the first.
@@ -45,6 +45,15 @@ impl Membership {
     /// The one at that place says that it is that member of that cluster.
     pub(super) fn told(&self, at: usize, cluster: u64, member: u64) -> Kind {
         self.clusters().told(at, cluster, member)
+    }
+
+    /// The same of one that knows of others: it is not by itself, and whoever has said this before says something else by now, or is another name of it.
+    pub(super) fn is_one_of_several(&self, at: usize, cluster: u64, member: u64) -> Kind {
+        let mut clusters = self.clusters();
+        for said in &mut clusters.said {
+            said.take_if(|said| *said == (cluster, member));
+        }
+        clusters.told(at, cluster, member)
     }
 
     /// The number of our cluster; none before anybody has answered.
@@ -109,6 +118,10 @@ mod tests {
         assert_eq!(clusters.told(0, 7, 1), Kind::Twice { at: 1 });
         assert_eq!(clusters.told(2, 7, 1), Kind::Twice { at: 1 });
         assert_eq!(clusters.told(1, 7, 1), Kind::Ours);
+        // One that knows of others has moved, or has two names.
+        assert_eq!(clusters.is_one_of_several(2, 7, 1), Kind::Ours);
+        assert_eq!(clusters.told(1, 7, 1), Kind::Twice { at: 2 });
+        assert_eq!(clusters.is_one_of_several(1, 7, 1), Kind::Ours);
         // They were made one, and the first one asked has another number now.
         assert_eq!(clusters.told(1, 8, 2), Kind::Other { ours: 7 });
         assert_eq!(clusters.told(0, 8, 3), Kind::Renewed);
