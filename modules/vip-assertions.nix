@@ -37,7 +37,7 @@ let
   inUrl =
     lib.filter (matches "[^/]*//[^/@]*:[^/@]*@.*") [ "http-url" ]
     # libpq's words for it, and a password with a slash in it.
-    ++ lib.filter (key: matches "[^/]*//[^@]*:[^@]*@.*" key || matches ".*password *=.*" key) [
+    ++ lib.filter (key: matches "[^/]*//[^@?]*:[^@?]*@.*" key || matches ".*password *=.*" key) [
       "postgres-conn-url"
     ];
 

@@ -41,6 +41,12 @@ impl Counts {
         }
     }
 
+    /// The same with nothing counted yet.
+    #[must_use]
+    pub fn afresh(&self) -> Self {
+        Self::new(self.rise, self.fall)
+    }
+
     /// Counts one attempt. The verdict, where it is another one than before: a failure is the last one's.
     pub fn note(&mut self, seen: Result<(), String>) -> Option<Result<(), String>> {
         let (now, needed) = match (&seen, self.health) {

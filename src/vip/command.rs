@@ -218,15 +218,13 @@ fn pause(args: PauseArgs) -> Result<u8, Failure> {
     with_pool(args.node.pool, async |pool, out| {
         pool.pause(&node, &args.reason).await.map_err(refused)?;
         // It is done, whether or not the store tells of the node, too.
-        let is_there = pool
-            .list()
-            .await
-            .is_ok_and(|listing| listing.nodes.contains(&node));
-        out.push_str(&match is_there {
-            true => {
+        let listing = pool.list().await;
+        let is_unknown = listing.is_ok_and(|listing| !listing.nodes.contains(&node));
+        out.push_str(&match is_unknown {
+            false => {
                 format!("{node} is paused: it gives up what it holds; `io-vip resume {node}` ends that\n")
             }
-            false => format!(
+            true => format!(
                 "{node} is paused, and no node of that name takes part now: is it the right name? `io-vip list` shows them; `io-vip resume {node}` ends that\n"
             ),
         });

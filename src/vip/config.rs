@@ -640,7 +640,7 @@ impl Config {
             ));
         } else if interval > room {
             mistakes.add(format!(
-                "interval: {} is more than a third of ttl less margin, {}: one sign of life that is lost would cost all addresses; lower interval, \
+                "interval: {} is more than a third of ttl less margin, {}: one sign of life that is lost could cost all addresses; lower interval, \
                  or raise ttl",
                 shown(interval),
                 shown(whole_millis(room))

@@ -339,6 +339,10 @@ impl Drop for Hands {
         for address in all {
             left |= self.drop(address).is_err();
         }
+        // One of them may have gone since the last look.
+        for address in self.stuck.clone().into_keys() {
+            left |= self.drop(address).is_err();
+        }
         // Another host may have them, and whoever starts next goes on with them.
         for address in self.stuck.keys() {
             tracing::warn!(

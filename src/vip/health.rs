@@ -171,8 +171,9 @@ fn redis(node: &NodeArgs, faults: &mut Faults) -> Option<RedisCheck> {
 /// What is told of a check.
 struct Verdicts {
     counts: Counts,
-    /// So many failures in a row, and not one, are the first verdict that is a bad one: what is held is held for a start of before that was healthy.
+    /// How many failures in a row are the first verdict, where that is a bad one: more than one where something is held since a start of before, which was healthy.
     first: u32,
+    failures: u32,
     /// When the last failure was told, and which.
     told: Option<(Instant, String)>,
 }
@@ -181,9 +182,16 @@ impl Verdicts {
     /// Each verdict that is another one than before. And of a check that goes on failing the reason as it is now, from time to time: the journal must not have
     /// that of an hour ago alone, and one that fails in another way each time must not fill it.
     fn note(&mut self, now: Instant, seen: Result<(), String>) -> Option<Result<(), String>> {
-        if self.counts.health() == Health::Unknown && seen.is_err() && self.first > 1 {
-            self.first -= 1;
-            return None;
+        if self.counts.health() == Health::Unknown {
+            self.failures = if seen.is_ok() {
+                0
+            } else {
+                self.failures.saturating_add(1)
+            };
+            if (1..self.first).contains(&self.failures) {
+                self.counts = self.counts.afresh();
+                return None;
+            }
         }
         let is_news = |why: &String| {
             let told = self.told.as_ref();
@@ -210,6 +218,7 @@ pub(super) async fn watch(check: Option<Check>, pace: Pace, inherits: bool, tell
     let mut verdicts = Verdicts {
         counts: Counts::new(count(pace.rise), count(pace.fall)),
         first: if inherits { pace.fall } else { 1 },
+        failures: 0,
         told: None,
     };
     while !tell.is_closed() {
@@ -252,6 +261,7 @@ mod tests {
         let mut verdicts = Verdicts {
             counts: Counts::new(three, three),
             first: 1,
+            failures: 0,
             told: None,
         };
         for (second, seen, told) in [
@@ -280,10 +290,11 @@ mod tests {
     fn who_goes_on_with_what_a_start_of_before_held_is_not_judged_by_one_failure() {
         let begun = Instant::now();
         let three = NonZeroU32::new(3).unwrap();
-        let told = |attempts: &str| {
+        let told = |rise, attempts: &str| {
             let mut verdicts = Verdicts {
-                counts: Counts::new(NonZeroU32::MIN, three),
+                counts: Counts::new(NonZeroU32::new(rise).unwrap(), three),
                 first: 3,
+                failures: 0,
                 told: None,
             };
             let one = |attempt| match verdicts.note(
@@ -300,8 +311,10 @@ mod tests {
             };
             attempts.chars().map(one).collect::<String>()
         };
-        assert_eq!(told("---"), "..-");
-        assert_eq!(told("--+---"), "..+..-");
-        assert_eq!(told("+---"), "+..-");
+        assert_eq!(told(1, "---"), "..-");
+        assert_eq!(told(1, "--+---"), "..+..-");
+        assert_eq!(told(1, "+---"), "+..-");
+        assert_eq!(told(2, "--+---"), ".....-");
+        assert_eq!(told(2, "-+-+-++"), "......+");
     }
 }

@@ -6,9 +6,11 @@ use tokio::time::Instant;
 
 use super::said::Said;
 
-/// So often within [`WINDOW`] it is told that the store has gone.
+/// So often within [`WINDOW`] it is told at once that the store has gone.
 const TIMES: u32 = 3;
 const WINDOW: Duration = Duration::from_secs(600);
+/// And when it has gone for so long, always.
+const LASTS: Duration = Duration::from_secs(30);
 
 /// What is told of something that comes and goes.
 #[derive(Default)]
@@ -16,11 +18,13 @@ struct Flapping {
     window: Option<Instant>,
     times: u32,
     is_told_gone: bool,
+    /// Since when it has gone, and that was not told yet.
+    untold: Option<(Instant, Said)>,
 }
 
 impl Flapping {
-    /// Whether it is told that it is gone, and whether for the last time for a while.
-    fn gone(&mut self, now: Instant) -> Option<bool> {
+    /// It has gone: whether that is told now, and whether for the last time for a while.
+    fn gone(&mut self, now: Instant, said: &Said) -> Option<bool> {
         if self
             .window
             .is_none_or(|began| now.duration_since(began) >= WINDOW)
@@ -29,6 +33,7 @@ impl Flapping {
         }
         self.times = self.times.saturating_add(1);
         if self.times > TIMES {
+            self.untold = Some((now, said.clone()));
             return None;
         }
         self.is_told_gone = true;
@@ -37,7 +42,17 @@ impl Flapping {
 
     /// Whether it is told that it is back: nothing is left as gone that is not.
     fn back(&mut self) -> bool {
+        self.untold = None;
         std::mem::take(&mut self.is_told_gone)
+    }
+
+    /// What has lasted by now.
+    fn lasting(&mut self, now: Instant) -> Option<Said> {
+        let (_, said) = self
+            .untold
+            .take_if(|(since, _)| now.duration_since(*since) >= LASTS)?;
+        self.is_told_gone = true;
+        Some(said)
     }
 }
 
@@ -51,8 +66,8 @@ pub(super) struct Lines {
 impl Lines {
     pub(super) fn write(&mut self, now: Instant, said: &Said) {
         let last = match said {
-            Said::StoreLost { .. } => self.answers.gone(now),
-            Said::StoreUnseen { .. } => self.sights.gone(now),
+            Said::StoreLost { .. } => self.answers.gone(now, said),
+            Said::StoreUnseen { .. } => self.sights.gone(now, said),
             Said::StoreBack { .. } => self.answers.back().then_some(false),
             Said::StoreSeen { .. } => self.sights.back().then_some(false),
             _ => Some(false),
@@ -61,8 +76,17 @@ impl Lines {
         log(said);
         if is_last {
             tracing::warn!(
-                "this happens again and again, and is told of no more for 10 minutes; `io-vip status` has the last fault of the store"
+                "this happens again and again; for 10 minutes it is told of when it lasts for 30 s; `io-vip status` has the last fault of the store"
             );
+        }
+    }
+
+    /// To be called now and then.
+    pub(super) fn look(&mut self, now: Instant) {
+        for flapping in [&mut self.answers, &mut self.sights] {
+            if let Some(said) = flapping.lasting(now) {
+                log(&said);
+            }
         }
     }
 }
@@ -149,17 +173,39 @@ fn in_millis(span: Duration) -> humantime::FormattedDuration {
 mod tests {
     use super::*;
 
+    fn gone() -> Said {
+        Said::StoreLost {
+            error: "no answer".to_owned(),
+        }
+    }
+
     #[test]
     fn what_comes_and_goes_each_second_is_a_few_lines_and_ends_as_it_is() {
         let begun = Instant::now();
         let mut flapping = Flapping::default();
         let mut told = Vec::new();
         for second in 0..2_000 {
-            let gone = flapping.gone(begun + Duration::from_secs(second));
+            let now = begun + Duration::from_secs(second);
+            let gone = flapping.gone(now, &gone());
             told.extend(gone.map(|last| (second, last)));
+            assert_eq!(flapping.lasting(now), None);
             assert_eq!(flapping.back(), gone.is_some());
         }
         let expected = [0, 600, 1_200, 1_800].map(|at| [(at, false), (at + 1, false), (at + 2, true)]);
         assert_eq!(told, expected.concat());
+    }
+
+    #[test]
+    fn what_lasts_is_told_whatever_came_and_went_before() {
+        let begun = Instant::now();
+        let mut flapping = Flapping::default();
+        for _ in 0..3 {
+            assert!(flapping.gone(begun, &gone()).is_some() && flapping.back());
+        }
+        assert_eq!(flapping.gone(begun, &gone()), None);
+        assert_eq!(flapping.lasting(begun + LASTS / 2), None);
+        assert_eq!(flapping.lasting(begun + LASTS), Some(gone()));
+        assert_eq!(flapping.lasting(begun + 2 * LASTS), None);
+        assert!(flapping.back());
     }
 }

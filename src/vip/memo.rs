@@ -21,6 +21,7 @@ pub(super) struct Memo {
     /// As `etcdctl lease list` shows it.
     lease: String,
     /// The `ttl` that it was granted for.
+    #[serde(default)]
     ttl_ms: u128,
 }
 

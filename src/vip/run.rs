@@ -185,9 +185,12 @@ where
                 }
                 () = sleep_until(verify_at) => {
                     self.hands.verify();
+                    lines.look(Instant::now());
                     let status = self.core.status(now());
                     if status.revision.is_some() {
-                        self.hands.give_back(self.settings.ttl, |address| status.pool.iter().any(|pooled| pooled.address == *address));
+                        let asked_for = status.nodes.iter().filter_map(|node| node.ttl_ms).max().unwrap_or_default();
+                        let longest = self.settings.ttl.max(Duration::from_millis(asked_for));
+                        self.hands.give_back(longest, |address| status.pool.iter().any(|pooled| pooled.address == *address));
                     }
                     self.look(&mut last_health, &mut waiting);
                     verify_at = Instant::now() + VERIFY_EVERY;
