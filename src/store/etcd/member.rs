@@ -3,7 +3,9 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use etcd_client::{Channel, Client, ConnectOptions, Error, LeaseKeepAliveStream, LeaseKeeper};
+use etcd_client::{
+    Channel, Client, ConnectOptions, Error, LeaseKeepAliveStream, LeaseKeeper, ResponseHeader,
+};
 use tokio::time::Instant;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 
@@ -317,6 +319,21 @@ impl Member {
             }
     }
 
+    /// Whether an answer is of the cluster that the member has said it is of: behind a connection that was lost and made anew without a word another etcd may be.
+    pub(super) fn is_still(&self, header: Option<&ResponseHeader>) -> Result<(), Fault> {
+        let answered = header.map(ResponseHeader::cluster_id);
+        let mut state = self.state();
+        match (state.said, answered) {
+            (Said::Of(cluster), Some(answered)) if cluster != answered => {
+                state.forgets();
+                Err(Fault::NotDone(format!(
+                    "another etcd cluster ({answered:x}) answers there than before ({cluster:x})"
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// It says that it is that member of that cluster.
     async fn is_of(&self, client: &Client, cluster: u64, member: u64) -> Result<(), Fault> {
         let why = if cluster == 0 {
@@ -392,6 +409,8 @@ impl Member {
         request: &impl AsyncFn(&Arc<Self>, &Client) -> Result<T, Fault>,
     ) -> Result<T, Fault> {
         match request(self, &client).await {
+            // That is final. It is believed of a member that says now, too, that it is of our cluster.
+            Err(Fault::LeaseGone) => self.introduce(&client).await.and(Err(Fault::LeaseGone)),
             Err(Fault::Token(said)) => {
                 let Some(credentials) = self.credentials() else {
                     return Err(Fault::NotAllowed(format!(
@@ -452,6 +471,7 @@ impl Member {
                 Ok(None) => return Err(broken("it has closed the stream of keep-alives")),
                 Err(error) => return Err(self.fault(error)),
             };
+            self.is_still(answer.header())?;
             if answer.id() != keeper.lease.0 {
                 continue;
             }

@@ -233,6 +233,7 @@ impl Cluster {
                 .txn(txn.clone())
                 .await
                 .map_err(|error| member.fault(error))?;
+            member.is_still(answer.header())?;
             let at = revision(answer.header().map_or(0, |header| header.revision()))?;
             Ok(if answer.succeeded() {
                 Outcome::Done(at)
@@ -299,6 +300,7 @@ impl Store for Etcd {
         let grant = async |member: &Arc<Member>, client: &Client| {
             let granted = client.lease_client().grant(seconds, None).await;
             let granted = granted.map_err(|error| member.fault(error))?;
+            member.is_still(granted.header())?;
             match u64::try_from(granted.ttl()) {
                 Ok(seconds) if seconds > 0 && granted.id() != 0 => {
                     Ok((LeaseId(granted.id()), Duration::from_secs(seconds)))
@@ -337,6 +339,7 @@ impl Store for Etcd {
             let mut keys = client.kv_client().max_decoding_message_size(LIST_MAX_BYTES);
             let answer = keys.get(prefix, Some(options)).await;
             let answer = answer.map_err(|error| member.fault(error))?;
+            member.is_still(answer.header())?;
             let at = revision(answer.header().map_or(0, |header| header.revision()))?;
             let entries = answer.kvs().iter().map(entry).collect::<Result<_, _>>()?;
             Ok(Snapshot {

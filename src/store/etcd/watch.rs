@@ -51,7 +51,10 @@ pub(super) async fn open(
         match stream.message().await.map_err(|error| member.fault(error))? {
             None => return Err(Fault::NotDone("it has closed the watch".to_owned())),
             Some(answer) if answer.canceled() => return Err(cancelled(&answer)),
-            Some(answer) if answer.created() => return Ok(stream),
+            Some(answer) if answer.created() => {
+                member.is_still(answer.header())?;
+                return Ok(stream);
+            }
             Some(_) => {}
         }
     }
