@@ -6,22 +6,12 @@ use std::time::Duration;
 
 use super::address_watch::{AddressEvent, AddressWatch, LinkState};
 use super::addresses::{AddressError, AddressSettings, Addresses, Holder};
-use super::lab::{CABLE, HERE, PATIENCE, on_two_hosts, sh};
+use super::lab::{HERE, PATIENCE, on_two_hosts, settings, sh};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
-}
-
-fn settings() -> AddressSettings {
-    AddressSettings {
-        interface: CABLE[0].to_owned(),
-        label: "vip".to_owned(),
-        protocol: AddressSettings::PROTOCOL,
-        prefix4: 32,
-        prefix6: 128,
-    }
 }
 
 fn open() -> Addresses {

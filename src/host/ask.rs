@@ -177,22 +177,15 @@ fn receive<'a>(socket: &Socket, buffer: &'a mut [u8]) -> nix::Result<Option<&'a 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::lab::{CABLE, HERE, on_two_hosts, sh};
-    use crate::host::{AddressSettings, Addresses};
+    use crate::host::Addresses;
+    use crate::host::lab::{CABLE, HERE, on_two_hosts, settings, sh};
 
     fn ours() -> [IpAddr; 2] {
         [[10, 9, 0, 7].into(), IpAddr::V6("fd09::7".parse().unwrap())]
     }
 
     fn link() -> Link {
-        let settings = AddressSettings {
-            interface: CABLE[0].to_owned(),
-            label: "vip".to_owned(),
-            protocol: AddressSettings::PROTOCOL,
-            prefix4: 32,
-            prefix6: 128,
-        };
-        Addresses::open(settings).unwrap().link().unwrap()
+        Addresses::open(settings()).unwrap().link().unwrap()
     }
 
     #[test]

@@ -12,6 +12,7 @@ use nix::sched::{CloneFlags, CpuSet, sched_setaffinity, unshare};
 use nix::unistd::{Pid, geteuid, gettid};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::addresses::AddressSettings;
 use super::announce::everybody;
 
 /// The addresses of the first host, which are nobody's to move.
@@ -27,6 +28,17 @@ const HARDWARE: [[u8; 6]; 2] = [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]];
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 type Deed = Box<dyn FnOnce() + Send>;
+
+/// For the first host's end of it.
+pub(crate) fn settings() -> AddressSettings {
+    AddressSettings {
+        interface: CABLE[0].to_owned(),
+        label: "vip".to_owned(),
+        protocol: AddressSettings::PROTOCOL,
+        prefix4: 32,
+        prefix6: 128,
+    }
+}
 
 /// The second host. A socket that was opened there works there, whoever uses it.
 pub(crate) struct Peer {

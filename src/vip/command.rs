@@ -11,7 +11,7 @@ use clap::{Args, Parser, Subcommand};
 
 use super::config::{Config, FileArgs, NodeArgs, SOCKET, StoreArgs, StoreConfig, check_name, nodename};
 use super::keys::{self, Keys};
-use super::operate::{Pool, table};
+use super::operate::{Listing, Pool, table};
 use super::run::Counts;
 use super::shown::Shown;
 use super::{daemon, import, status};
@@ -277,9 +277,10 @@ fn add(args: AddressesArgs) -> Result<u8, Failure> {
 }
 
 fn import_pool(args: ImportArgs) -> Result<u8, Failure> {
-    let prefix = StoreConfig::read(&args.pool.file, args.pool.store.clone())?.prefix;
     with_pool(args.pool, async |pool, out| {
-        let found = import::read(&args.from, &prefix).await.map_err(Failure::failed)?;
+        let found = import::read(&args.from, pool.keys.prefix())
+            .await
+            .map_err(Failure::failed)?;
         let holders: BTreeSet<&str> = found.iter().filter_map(|old| old.marked.as_deref()).collect();
         if !holders.is_empty() && !args.force {
             let holders: Vec<&str> = holders.into_iter().collect();
@@ -336,21 +337,23 @@ fn r#move(args: MoveArgs) -> Result<u8, Failure> {
             out.push_str(&format!("{address} may be anywhere\n"));
             return Ok(());
         };
-        // It is done. What is known of the node beside that is only said.
-        let listing = pool.list().await.unwrap_or_default();
-        let cannot = listing.cannot.get(&address).and_then(|nodes| nodes.get(node));
-        let hint = match (listing.paused.get(node), listing.nodes.contains(node), cannot) {
-            _ if listing.ips.is_empty() => String::new(),
-            (Some(why), _, _) => format!(", once that is resumed (paused: {why})"),
-            (None, false, _) => {
-                ", once that is healthy: now it is not, or there is none of that name".to_owned()
-            }
-            (None, true, Some(why)) => format!(", once it can hold it there: {why}"),
-            (None, true, None) => String::new(),
-        };
+        // It is done, whether or not the store tells of the node, too.
+        let listing = pool.list().await;
+        let hint = listing.map_or_else(|_| String::new(), |listing| hint(&listing, address, node));
         out.push_str(&format!("{address} goes to {node}{hint}\n"));
         Ok(())
     })
+}
+
+/// What an address has to wait for before it can go to that node.
+fn hint(listing: &Listing, address: IpAddr, node: &str) -> String {
+    let cannot = listing.cannot.get(&address).and_then(|nodes| nodes.get(node));
+    match (listing.paused.get(node), listing.nodes.contains(node), cannot) {
+        (Some(why), _, _) => format!(", once that is resumed (paused: {why})"),
+        (None, false, _) => ", once that is healthy: now it is not, or there is none of that name".to_owned(),
+        (None, true, Some(why)) => format!(", once it can hold it there: {why}"),
+        (None, true, None) => String::new(),
+    }
 }
 
 fn show_status(args: &StatusArgs) -> Result<u8, Failure> {

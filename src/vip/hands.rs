@@ -174,9 +174,9 @@ impl Hands {
             .and_then(|holder| match (holder, self.addresses.is_left(address)) {
                 (Holder::Nobody, _) => Ok(()),
                 (Holder::Other(index), Ok(false)) => Err(format!(
-                    "somebody else has put it on the interface of number {index} of this host; it is theirs again a ttl after it has left the pool"
+                    "somebody else has put it on the interface of number {index} of this host: take it off there, or out of the pool (`io-vip remove`); a ttl after that it is theirs again"
                 )),
-                _ => Err("it is still on an interface of this host, under another name or label".to_owned()),
+                _ => Err(format!("it is still on an interface of this host, under another name or label: `ip address show to {address}`, and take it off there")),
             });
         match (shut, gone) {
             (_, Ok(())) => {

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::core::At;
 use super::hands::Hands;
-use crate::host::lab::{CABLE, Peer, on_two_hosts, sh};
-use crate::host::{AddressSettings, IS_OLD, boottime};
+use crate::host::lab::{CABLE, Peer, on_two_hosts, settings, sh};
+use crate::host::{IS_OLD, boottime};
 
 const ADDRESS: &str = "10.9.0.7";
 
@@ -20,14 +20,7 @@ fn minute() -> At {
 }
 
 fn open() -> Hands {
-    let settings = AddressSettings {
-        interface: CABLE[0].to_owned(),
-        label: "vip".to_owned(),
-        protocol: AddressSettings::PROTOCOL,
-        prefix4: 32,
-        prefix6: 128,
-    };
-    Hands::open(settings).unwrap()
+    Hands::open(settings()).unwrap()
 }
 
 /// With a host that it is done on, and one that looks at it.

@@ -186,12 +186,7 @@ where
                 () = sleep_until(verify_at) => {
                     self.hands.verify();
                     lines.look(Instant::now());
-                    let status = self.core.status(now());
-                    if status.revision.is_some() {
-                        let asked_for = status.nodes.iter().filter_map(|node| node.ttl_ms).max().unwrap_or_default();
-                        let longest = self.settings.ttl.max(Duration::from_millis(asked_for));
-                        self.hands.give_back(longest, |address| status.pool.iter().any(|pooled| pooled.address == *address));
-                    }
+                    self.give_back();
                     self.look(&mut last_health, &mut waiting);
                     verify_at = Instant::now() + VERIFY_EVERY;
                 }
@@ -243,6 +238,18 @@ where
             shown.because = Some(latest.clone());
         }
         shown
+    }
+
+    /// Leaves to others on this host what is of the pool no more, when no node can have it any longer.
+    fn give_back(&mut self) {
+        let status = self.core.status(now());
+        if status.revision.is_none() {
+            return;
+        }
+        let asked_for = status.nodes.iter().filter_map(|node| node.ttl_ms).max();
+        let longest = Duration::from_millis(asked_for.unwrap_or_default()).max(self.settings.ttl);
+        let is_pooled = |address: &IpAddr| status.pool.iter().any(|pooled| pooled.address == *address);
+        self.hands.give_back(longest, is_pooled);
     }
 
     /// Tells the core of what is missing on the interface, whatever was told of it, and judges.

@@ -209,7 +209,6 @@ impl Cluster {
         process.end();
     }
 
-    /// Starts it again; it is not waited for, because alone it does not come up.
     /// It comes back with nothing, as a cluster of its own, at its own address.
     pub(crate) fn wipe(&mut self, at: usize) {
         self.kill(at);
@@ -236,6 +235,7 @@ impl Cluster {
         member.await_up().unwrap();
     }
 
+    /// Starts it again; it is not waited for, because alone it does not come up.
     pub(crate) fn restart(&mut self, at: usize) {
         self.members[at].spawn();
     }

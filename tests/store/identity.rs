@@ -52,7 +52,7 @@ async fn only_the_first_is_asked(mut first: Cluster, second: Cluster, why: &str)
     assert_eq!(list(&both, "/").await.entries.len(), 1);
 }
 
-/// One that was of ours is another one behind a connection that nobody used for a while.
+/// One that was of ours comes back as another one, at the same address.
 #[tokio::test]
 async fn a_member_that_has_become_a_cluster_of_its_own_is_not_asked_again() {
     let name = "a_member_that_has_become_a_cluster_of_its_own";
