@@ -319,15 +319,14 @@ impl Member {
             }
     }
 
-    /// Whether an answer is of the cluster that the member has said it is of: behind a connection that was lost and made anew without a word another etcd may be.
+    /// Whether an answer is of our cluster: behind a connection that was lost and made anew without a word another etcd may be, and not everybody may ask which.
     pub(super) fn is_still(&self, header: Option<&ResponseHeader>) -> Result<(), Fault> {
-        let answered = header.map(ResponseHeader::cluster_id);
-        let mut state = self.state();
-        match (state.said, answered) {
-            (Said::Of(cluster), Some(answered)) if cluster != answered => {
-                state.forgets();
-                Err(Fault::NotDone(format!(
-                    "another etcd cluster ({answered:x}) answers there than before ({cluster:x})"
+        match header.map(ResponseHeader::cluster_id) {
+            Some(cluster) if cluster != 0 && !self.membership.is_ours(cluster) => {
+                self.state().forgets();
+                // It may have done there what it was asked for.
+                Err(Fault::MaybeDone(format!(
+                    "another etcd cluster ({cluster:x}) answers there than before; if etcd was made anew, restart io-vip on all hosts"
                 )))
             }
             _ => Ok(()),
@@ -341,8 +340,9 @@ impl Member {
         } else {
             let mut kind = self.membership.told(self.at, cluster, member);
             if matches!(kind, Kind::Twice { .. }) {
-                let members = client.cluster_client().member_list().await;
-                if !members.is_ok_and(|list| list.members().len() == 1) {
+                let list = client.cluster_client().member_list().await;
+                let list = list.map_err(|error| self.fault(error).before_sending())?;
+                if list.members().len() != 1 {
                     kind = self.membership.is_one_of_several(self.at, cluster, member);
                 }
             }
@@ -357,7 +357,7 @@ impl Member {
                     return Ok(());
                 }
                 Kind::Other { ours } => format!(
-                    "it is of another etcd cluster ({cluster:x}) than those before ({ours:x}): `etcdctl member list` must show all members on each of them"
+                    "it is of another etcd cluster ({cluster:x}) than those before ({ours:x}): `etcdctl member list` must show all members on each of them; if etcd was made anew, restart io-vip on all hosts"
                 ),
                 Kind::Twice { at } => format!(
                     "it says that it is the same member ({member:x} of {cluster:x}) as endpoint number {}, and knows of no other: each is an etcd of its own, as some packages start them, \

@@ -56,6 +56,11 @@ impl Membership {
         clusters.told(at, cluster, member)
     }
 
+    /// Whether an answer is of our cluster; the first answer of all says which that is.
+    pub(super) fn is_ours(&self, cluster: u64) -> bool {
+        *self.clusters().ours.get_or_insert(cluster) == cluster
+    }
+
     /// The number of our cluster; none before anybody has answered.
     pub(super) fn ours(&self) -> Option<u64> {
         self.clusters().ours
